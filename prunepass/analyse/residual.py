@@ -1,0 +1,70 @@
+"""Recognising the residual stream: additions of a branch to what the branch was computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Graph, Node
+
+from prunepass.analyse.attention import Attention
+from prunepass.graph import meta
+
+_ADDITIONS = {torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor}
+_LINEAR = {torch.ops.aten.linear.default, torch.ops.aten.matmul.default}
+
+
+@dataclass(frozen=True)
+class Residual:
+    """One residual addition.
+
+    Attributes:
+        kind: `attention` if its branch attends, else `mlp`.
+        node: The addition, [B, T, C].
+        source: The stream before it, [B, T, C].
+        attentions: Attentions inside the branch, in graph order.
+    """
+
+    kind: str
+    node: Node
+    source: Node
+    attentions: tuple[Attention, ...]
+
+
+def find_residuals(graph: Graph, attentions: list[Attention]) -> list[Residual]:
+    """The residual additions of token streams [B, T, C], in graph order.
+
+    An addition of two tensors of equal shape is residual if one operand was computed from the
+    other. Its branch is everything between the two. Branches that neither attend nor hold a linear
+    layer (position convolutions, for one) are left out.
+    """
+    nodes = list(graph.nodes)
+    bit = {node: 1 << i for i, node in enumerate(nodes)}
+    before: dict[Node, int] = {}
+    for node in nodes:
+        ancestors = 0
+        for operand in node.all_input_nodes:
+            ancestors |= before[operand] | bit[operand]
+        before[node] = ancestors
+    linear = sum(bit[n] for n in nodes if n.op == "call_function" and n.target in _LINEAR)
+    cores = {a: bit[a.core] for a in attentions}
+    found = []
+    for node in nodes:
+        if node.op != "call_function" or node.target not in _ADDITIONS:
+            continue
+        operands = node.args[:2]
+        if not all(isinstance(o, Node) for o in operands):
+            continue
+        shapes = [meta.shape(o) for o in operands]  # type: ignore[arg-type]
+        if shapes[0] is None or len(shapes[0]) != 3 or shapes[0] != shapes[1]:
+            continue
+        for source, end in (operands, operands[::-1]):
+            if before[end] & bit[source]:  # type: ignore[index]
+                branch = (before[end] | bit[end]) & ~before[source] & ~bit[source]  # type: ignore[index]
+                inside = tuple(a for a in attentions if cores[a] & branch)
+                if inside:
+                    found.append(Residual("attention", node, source, inside))  # type: ignore[arg-type]
+                elif branch & linear:
+                    found.append(Residual("mlp", node, source, ()))  # type: ignore[arg-type]
+                break
+    return found

@@ -1,0 +1,260 @@
+"""The address book of a program: labels in its graph, and sites as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Graph, GraphModule, Interpreter, Node
+
+from prunepass.analyse.attention import Attention, find_attentions
+from prunepass.analyse.residual import Residual, find_residuals
+from prunepass.analyse.token_trace import BATCH, Refusal, TokenTrace, trace_tokens
+from prunepass.graph import meta
+from prunepass.graph.edit import open_module
+from prunepass.records import Site, Sites
+
+_PREFIX = "prefix_tokens="
+
+
+def label_sites(program: ExportedProgram) -> ExportedProgram:
+    """The same program with labels on the nodes of its blocks.
+
+    Labels read `block[3].attention:output`: site, then role. They are what plans speak of, since
+    node names change with every rewrite. A program that is labelled already is returned as it is.
+    """
+    graph = program.graph
+    if any(meta.labels(node) for node in graph.nodes):
+        return program
+    residuals = find_residuals(graph, find_attentions(graph))
+    _label_blocks(graph, residuals)
+    first = _first_stream(graph)
+    if first is not None:
+        meta.add_label(first, f"{_PREFIX}{_count_prefix(program, first)}")
+    return program
+
+
+def prefix_tokens(graph: Graph) -> int:
+    """Leading tokens that do not depend on the picture, as `label_sites` wrote them down."""
+    for node in graph.nodes:
+        for label in meta.labels(node):
+            if label.startswith(_PREFIX):
+                return int(label.removeprefix(_PREFIX))
+    return 0
+
+
+def sites(program: ExportedProgram) -> Sites:
+    """The sites of a labelled program, each with the reason why tokens cannot go, if so."""
+    module = open_module(program)
+    graph = module.graph
+    prefix = prefix_tokens(graph)
+    table = meta.labelled(graph)
+    outputs = [label for label in table if label.endswith(":output")]
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    outputs.sort(key=lambda label: (order[table[label]], label.startswith("block") and ".output" in label))
+    refusals = _refusals(module, [table[label] for label in outputs], order, prefix)
+    found = []
+    for label in outputs:
+        site, node = label.removesuffix(":output"), table[label]
+        _, tokens, channels = meta.concrete_shape(node, BATCH)  # type: ignore[misc]
+        block, kind = _parse(site)
+        found.append(
+            Site(
+                label=site,
+                kind=kind,
+                block=block,
+                module=meta.module_path(node),
+                tokens=tokens,
+                channels=channels,
+                heads=_heads(table, block),
+                roles=roles(table, block, tokens),
+                refusal=refusals[node],
+            )
+        )
+    last = [table[label] for label in outputs]
+    reads_prefix_only = bool(last) and _reads_prefix_only(module, last[-1], refusals, prefix)
+    return Sites(tuple(found), prefix, _fingerprint(program, found, prefix), reads_prefix_only)
+
+
+def roles(table: dict[str, Node], block: int, tokens: int) -> tuple[str, ...]:
+    """Names of the tensors a rule can ask for at the sites of a block."""
+    names = ["hidden", "size"]
+    for role in ("query", "key", "value"):
+        node = table.get(f"block[{block}].attention:{role}")
+        shape = meta.concrete_shape(node, BATCH) if node is not None else None
+        if shape is not None and len(shape) == 4 and shape[2] == tokens:
+            names.append(role)
+    core = table.get(f"block[{block}].attention:core")
+    if core is not None:
+        probabilities = table.get(f"block[{block}].attention:probabilities")
+        shape = meta.concrete_shape(probabilities, BATCH) if probabilities is not None else None
+        if shape is not None:
+            if shape[-2:] == (tokens, tokens):
+                names.append("attention")
+        elif "query" in names and "key" in names:
+            names.append("attention")
+    return tuple(sorted(names))
+
+
+def _label_blocks(graph: Graph, residuals: list[Residual]) -> None:
+    block, last, mlps = -1, None, 0
+    for residual in residuals:
+        if residual.kind == "attention":
+            if last is not None and block >= 0:
+                meta.add_label(last, f"block[{block}].output:output")
+            block, mlps = block + 1, 0
+            site = f"block[{block}].attention"
+            _label_attention(site, residual.attentions[0])
+        elif block < 0:
+            continue
+        else:
+            site = f"block[{block}].mlp" + (f"[{mlps}]" if mlps else "")
+            mlps += 1
+        meta.add_label(residual.source, f"{site}:input")
+        meta.add_label(residual.node, f"{site}:output")
+        last = residual.node
+    if last is not None and block >= 0:
+        meta.add_label(last, f"block[{block}].output:output")
+
+
+def _label_attention(site: str, attention: Attention) -> None:
+    for role in ("core", "query", "key", "value", "probabilities"):
+        node = getattr(attention, role)
+        if node is not None:
+            meta.add_label(node, f"{site}:{role}")
+
+
+def _first_stream(graph: Graph) -> Node | None:
+    return meta.labelled(graph).get("block[0].attention:input")
+
+
+class _UpTo(Interpreter):
+    """Runs a graph as far as one node."""
+
+    def __init__(self, module: GraphModule, node: Node) -> None:
+        super().__init__(module)
+        self.goal = node
+        self.result: Any = None
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if n.name == self.goal.name:
+            self.result = result
+            raise StopIteration
+        return result
+
+
+def _count_prefix(program: ExportedProgram, first: Node) -> int:
+    """Leading tokens that come out equal for two different random inputs."""
+    module = open_module(program)
+    label = "block[0].attention:input"
+    node = meta.labelled(module.graph)[label]
+    args, _ = program.example_inputs
+    flat, tree = torch.utils._pytree.tree_flatten(args)
+    rows = []
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        inputs = [
+            torch.randn(a.shape, generator=generator).to(a)
+            if isinstance(a, torch.Tensor) and a.is_floating_point()
+            else a
+            for a in flat
+        ]
+        runner = _UpTo(module, node)
+        try:
+            with torch.no_grad():
+                runner.run(*inputs)
+        except StopIteration:
+            pass
+        rows.append(runner.result)
+    same = (rows[0] == rows[1]).all(dim=-1).all(dim=0)
+    if bool(same.all()):
+        return 0
+    return int(same.long().cumprod(0).sum())
+
+
+def _refusals(
+    module: GraphModule, nodes: list[Node], order: dict[Node, int], prefix: int
+) -> dict[Node, str | None]:
+    """For each site its refusal or None. A trace that succeeds holds for all later sites of the
+    same token count; one that fails holds for all sites before the node that failed."""
+    refusals: dict[Node, str | None] = {}
+    good: TokenTrace | None = None
+    bad: tuple[int, str] | None = None
+    for node in nodes:
+        if node in refusals:
+            continue
+        if bad is not None and order[node] < bad[0]:
+            refusals[node] = bad[1]
+            continue
+        if good is not None and good.axes.get(node) == ((1, 0),):
+            refusals[node] = None
+            continue
+        try:
+            good = trace_tokens(module, node, prefix=prefix)
+            refusals[node] = (
+                "an output of the model carries the tokens" if good.reaches_output else None
+            )
+            if good.reaches_output:
+                good, bad = None, (len(order), str(refusals[node]))
+        except Refusal as refusal:
+            reason = f"{refusal.what}: {refusal.found}"
+            refusals[node] = reason
+            bad = (order[refusal.node], reason)
+    return refusals
+
+
+def _reads_prefix_only(
+    module: GraphModule, last: Node, refusals: dict[Node, str | None], prefix: int
+) -> bool:
+    """Whether removing every token but the prefix after the last block changes nothing."""
+    if prefix == 0 or refusals.get(last) is not None:
+        return False
+    frontier, seen = [last], set()
+    trace = trace_tokens(module, last, prefix=prefix)
+    while frontier:
+        node = frontier.pop()
+        for user in node.users:
+            if user in seen:
+                continue
+            seen.add(user)
+            if user not in trace.axes:
+                if user.target is not torch.ops.aten.select.int and not (
+                    user.target is torch.ops.aten.slice.Tensor
+                ):
+                    return False
+                continue
+            if not _keeps_tokens_apart(user, trace):
+                return False
+            frontier.append(user)
+    return True
+
+
+def _keeps_tokens_apart(node: Node, trace: TokenTrace) -> bool:
+    """Whether each token of the result depends on the same token of the operand alone."""
+    names = {"layer_norm", "linear", "dropout", "slice", "gelu", "mul", "add", "clone", "contiguous"}
+    name = getattr(node.target, "__name__", "").split(".")[0]
+    return name in names and trace.axes[node] == ((1, 0),)
+
+
+def _parse(site: str) -> tuple[int, str]:
+    block = int(site[len("block[") : site.index("]")])
+    return block, site.split(".", 1)[1].split("[")[0]
+
+
+def _heads(table: dict[str, Node], block: int) -> int | None:
+    for role in ("key", "query", "probabilities"):
+        node = table.get(f"block[{block}].attention:{role}")
+        shape = meta.concrete_shape(node, BATCH) if node is not None else None
+        if shape is not None and len(shape) == 4:
+            return shape[1]
+    return None
+
+
+def _fingerprint(program: ExportedProgram, found: list[Site], prefix: int) -> str:
+    text = [f"prefix={prefix}"]
+    text += [f"{s.label} {s.kind} {s.tokens} {s.channels} {s.heads}" for s in found]
+    text += [f"{name} {tuple(p.shape)}" for name, p in sorted(program.state_dict.items())]
+    return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]

@@ -1,0 +1,492 @@
+"""Where the token axis runs behind a site, and what has to shrink with it.
+
+Everything downstream of a site is run on meta tensors with a few tokens fewer. What breaks tells
+what the graph froze: an argument that carries the token count (a *frozen size*), or an operand
+made elsewhere that still has all tokens (a *live-in*). What breaks and cannot be mended in exactly
+one way is a reason to refuse, with the operation and the sizes named.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from prunepass.errors import UnsupportedGraph
+from prunepass.graph import meta
+
+BATCH = 7
+"""Stand-in for every dynamic dimension while shapes are compared."""
+
+_Path = tuple[int | str, ...]
+Axes = tuple[tuple[int, int], ...]
+"""Token axes of a value: (axis, offset). An axis holds `tokens + offset` entries; an offset of -1
+means that the first token was sliced off, +1 that one was put in front."""
+
+_POSITIONAL = {
+    torch.ops.aten.roll.default,
+    torch.ops.aten.index_select.default,
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.gather.default,
+    torch.ops.aten.cumsum.default,
+    torch.ops.aten.flip.default,
+    torch.ops.aten.conv1d.default,
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv3d.default,
+    torch.ops.aten.avg_pool1d.default,
+    torch.ops.aten.avg_pool2d.default,
+    torch.ops.aten.max_pool2d.default,
+}
+"""Operations that treat an axis by position. On a token axis they need tokens in their places."""
+
+_BROADCASTING = {
+    "add", "sub", "mul", "div", "where", "maximum", "minimum", "addcmul", "masked_fill",
+    "scaled_dot_product_attention", "cat", "pow", "eq", "ne", "lt", "gt", "le", "ge",
+    "logical_and", "logical_or", "bitwise_and", "bitwise_or", "rsub",
+}  # fmt: skip
+"""Operations whose tensor operands are aligned entry by entry, so that a live-in can be gathered
+for each batch item by itself."""
+
+
+@dataclass(frozen=True)
+class FrozenSize:
+    """An argument that holds `tokens + offset` as a plain number."""
+
+    node: Node
+    path: _Path
+    offset: int
+
+
+@dataclass(frozen=True)
+class LiveIn:
+    """An operand made before the site that still has all tokens, at one of its users."""
+
+    node: Node
+    path: _Path
+    source: Node
+    axes: Axes
+
+
+@dataclass
+class TokenTrace:
+    """What shrinks when tokens are removed at a site.
+
+    Attributes:
+        site: Node whose axis 1 is shrunk.
+        tokens: Tokens on that axis.
+        axes: Node -> its token axes, for every node downstream that still has one; for nodes with
+            several outputs, a tuple of such entries stands in `parts`.
+        frozen: Frozen sizes to rewrite.
+        live_ins: Operands to gather.
+        reaches_output: Whether an output of the program carries a token axis.
+        reads: Largest index read from a token axis directly, -1 if none; everything the program
+            reads by index lies among the first `reads + 1` tokens.
+    """
+
+    site: Node
+    tokens: int
+    axes: dict[Node, Axes] = field(default_factory=dict)
+    frozen: list[FrozenSize] = field(default_factory=list)
+    live_ins: list[LiveIn] = field(default_factory=list)
+    reaches_output: bool = False
+
+
+class Refusal(UnsupportedGraph):
+    """Tokens cannot be removed at a site; carries the node that forbids it."""
+
+    def __init__(self, what: str, *, node: Node, found: str, fix: str | None = None) -> None:
+        super().__init__(what, found=found, fix=fix)
+        self.node = node
+
+
+def trace_tokens(module: GraphModule, site: Node, *, prefix: int) -> TokenTrace:
+    """What shrinks with the token axis (axis 1) of `site`.
+
+    Args:
+        module: An opened program.
+        site: Node with a value of shape [B, T, C].
+        prefix: Leading tokens that always stay; reading one of them by index is allowed.
+
+    Raises:
+        Refusal: Some operation downstream does not admit another number of tokens.
+    """
+    shape = meta.concrete_shape(site, BATCH)
+    if shape is None or len(shape) != 3:
+        raise Refusal(
+            "tokens need a value of shape [B, T, C]", node=site, found=f"{site.name}: {shape}"
+        )
+    tokens = shape[1]
+    removable = tokens - prefix
+    deltas = tuple(sorted({1, 2, removable // 2} - {0}))
+    if removable < 3:
+        raise Refusal(
+            "too few tokens to remove any", node=site, found=f"{tokens} tokens, {prefix} prefix"
+        )
+    return _Probe(module, site, tokens, prefix, deltas).run()
+
+
+class _Probe:
+    """One run of the downstream graph at several token counts, side by side."""
+
+    def __init__(
+        self, module: GraphModule, site: Node, tokens: int, prefix: int, deltas: tuple[int, ...]
+    ) -> None:
+        self.module, self.prefix, self.deltas = module, prefix, deltas
+        self.trace = TokenTrace(site=site, tokens=tokens)
+        self.full: dict[Node, Any] = {}
+        self.shrunk: dict[Node, list[Any]] = {}
+
+    def run(self) -> TokenTrace:
+        site = self.trace.site
+        self._start(site)
+        started = False
+        for node in self.module.graph.nodes:
+            started = started or node is site
+            if not started or node is site:
+                continue
+            if node.op == "output":
+                self.trace.reaches_output = any(n in self.shrunk for n in node.all_input_nodes)
+            elif any(n in self.shrunk for n in node.all_input_nodes):
+                self._visit(node)
+        return self.trace
+
+    def _start(self, site: Node) -> None:
+        shape = meta.concrete_shape(site, BATCH)
+        assert shape is not None
+        dtype = meta.value(site).dtype
+        self.shrunk[site] = [
+            torch.empty((shape[0], shape[1] - d, *shape[2:]), dtype=dtype, device="meta")
+            for d in self.deltas
+        ]
+        self.trace.axes[site] = ((1, 0),)
+
+    def _visit(self, node: Node) -> None:
+        if node.op != "call_function":
+            raise self._refuse(node, f"{node.op} {node.target} has tokens among its inputs")
+        self._check_positions(node)
+        results = self._attempt(node, {})
+        if results is None:
+            results = self._mend(node)
+        self._record(node, results)
+
+    def _attempt(self, node: Node, changes: dict[_Path, Any]) -> list[Any] | None:
+        """Results at every token count, or None if one fails.
+
+        `changes` maps an argument path to a function of the delta that gives its new value."""
+        results = []
+        for position, delta in enumerate(self.deltas):
+
+            def convert(path: _Path, arg: Any, position: int = position, delta: int = delta) -> Any:
+                if path in changes:
+                    return changes[path](delta)
+                if isinstance(arg, Node):
+                    if arg in self.shrunk:
+                        return self.shrunk[arg][position]
+                    return self._full(arg)
+                return arg
+
+            args = _map(node.args, ("args",), convert)
+            kwargs = _map(dict(node.kwargs), ("kwargs",), convert)
+            kwargs.pop("device", None) if isinstance(kwargs, dict) else None
+            try:
+                results.append(_call(node, args, kwargs))
+            except (RuntimeError, IndexError, ValueError, TypeError):
+                return None
+        return results
+
+    def _mend(self, node: Node) -> list[Any]:
+        readings = [*self._frozen_readings(node)]
+        if not readings:
+            readings = [*self._live_in_readings(node)]
+        if len(readings) != 1:
+            raise self._refuse(
+                node,
+                "no change of one size or operand makes it fit"
+                if not readings
+                else f"{len(readings)} different changes would make it fit",
+            )
+        results, frozen, live_ins = readings[0]
+        self.trace.frozen += frozen
+        self.trace.live_ins += live_ins
+        return results
+
+    def _frozen_readings(
+        self, node: Node
+    ) -> Iterator[tuple[list[Any], list[FrozenSize], list[LiveIn]]]:
+        if node.target in (torch.ops.aten.select.int, torch.ops.aten.slice.Tensor):
+            return
+        slots: list[tuple[_Path, int]] = []
+
+        def collect(path: _Path, arg: Any) -> Any:
+            if isinstance(arg, int) and not isinstance(arg, bool) and arg > max(self.deltas):
+                slots.append((path, arg))
+            return arg
+
+        _map(node.args, ("args",), collect)
+        _map(dict(node.kwargs), ("kwargs",), collect)
+        for path, size in slots:
+            results = self._attempt(node, {path: lambda delta, size=size: size - delta})
+            if results is not None and self._axes_of(node, results) is not None:
+                yield results, [FrozenSize(node, path, size - self.trace.tokens)], []
+
+    def _live_in_readings(
+        self, node: Node
+    ) -> Iterator[tuple[list[Any], list[FrozenSize], list[LiveIn]]]:
+        sizes = {
+            meta.concrete_shape(n, BATCH)[axis]  # type: ignore[index]
+            for n in node.all_input_nodes
+            for axis, _ in self.trace.axes.get(n, ())
+        }
+        candidates: list[tuple[_Path, Node, int]] = []
+
+        def collect(path: _Path, arg: Any) -> Any:
+            if isinstance(arg, Node) and arg not in self.shrunk:
+                full = self._full(arg)
+                if isinstance(full, torch.Tensor):
+                    for axis, size in enumerate(full.shape):
+                        if size in sizes:
+                            candidates.append((path, arg, axis))
+            return arg
+
+        _map(node.args, ("args",), collect)
+        _map(dict(node.kwargs), ("kwargs",), collect)
+        for count in range(1, len(candidates) + 1):
+            found = False
+            for subset in itertools.combinations(candidates, count):
+                chosen: dict[_Path, list[int]] = {}
+                sources: dict[_Path, Node] = {}
+                for path, source, axis in subset:
+                    chosen.setdefault(path, []).append(axis)
+                    sources[path] = source
+                changes = {
+                    path: self._shrinker(sources[path], axes) for path, axes in chosen.items()
+                }
+                results = self._attempt(node, changes)
+                if results is None or self._axes_of(node, results) is None:
+                    continue
+                found = True
+                yield (
+                    results,
+                    [],
+                    [
+                        LiveIn(
+                            node,
+                            path,
+                            sources[path],
+                            tuple(
+                                (a, int(self._full(sources[path]).shape[a]) - self.trace.tokens)
+                                for a in axes
+                            ),
+                        )
+                        for path, axes in chosen.items()
+                    ],
+                )
+            if found:
+                self._check_live_in_user(node)
+                return
+
+    def _shrinker(self, source: Node, axes: list[int]) -> Any:
+        full = self._full(source)
+
+        def shrink(delta: int) -> torch.Tensor:
+            shape = [s - delta if a in axes else s for a, s in enumerate(full.shape)]
+            return torch.empty(shape, dtype=full.dtype, device="meta")
+
+        return shrink
+
+    def _check_live_in_user(self, node: Node) -> None:
+        if _op_name(node) not in _BROADCASTING:
+            raise self._refuse(node, "a weight is tied to token positions")
+
+    def _check_positions(self, node: Node) -> None:
+        """Refuses what reads a token axis by position, other than prefix tokens in front."""
+        source = next((a for a in node.args if isinstance(a, Node) and self.trace.axes.get(a)), None)
+        if source is None:
+            return
+        axes = {axis: offset for axis, offset in self.trace.axes[source]}
+        shape = meta.concrete_shape(source, BATCH)
+        assert shape is not None
+        rank = len(shape)
+        if node.target is torch.ops.aten.select.int:
+            axis, index = node.args[1] % rank, node.args[2]  # type: ignore[operator]
+            if axis in axes and not 0 <= index < self.prefix + axes[axis]:  # type: ignore[operator]
+                raise self._refuse(node, f"reads token {index}, which may be removed")
+        elif node.target is torch.ops.aten.slice.Tensor:
+            args = (*node.args, *(None,) * (5 - len(node.args)))
+            axis = (args[1] or 0) % rank  # type: ignore[operator]
+            if axis in axes:
+                self._check_slice(node, args[2], args[3], args[4], shape[axis], axes[axis])
+        elif node.target in _POSITIONAL:
+            touched = _positional_axes(node, rank)
+            if any(axis in axes for axis in touched):
+                pointwise = _op_name(node).startswith("conv") and all(
+                    k == 1
+                    for k in (meta.concrete_shape(node.args[1], BATCH) or ())[2:]  # type: ignore[arg-type]
+                )
+                if not pointwise:
+                    raise self._refuse(node, "treats tokens by their position")
+
+    def _check_slice(
+        self, node: Node, start: Any, end: Any, step: Any, size: int, offset: int
+    ) -> None:
+        start = 0 if start is None else start
+        end = size if end is None else min(end, size)
+        limit = self.prefix + offset
+        if isinstance(start, Node) or isinstance(end, Node):
+            raise self._refuse(node, "slices tokens at a position computed at run time")
+        if start < 0 or end < 0 or step not in (None, 1):
+            raise self._refuse(node, "slices tokens from the end or in strides")
+        if end <= limit:
+            return
+        if start > limit or end != size:
+            raise self._refuse(node, f"slices tokens {start} to {end} of {size}")
+
+    def _record(self, node: Node, results: list[Any]) -> None:
+        axes = self._axes_of(node, results)
+        if axes is None:
+            raise self._refuse(node, "its result does not shrink by one entry a token")
+        if isinstance(axes, list):
+            if any(axes):
+                self.shrunk[node] = results
+                self.trace.axes[node] = ()
+            return
+        if axes:
+            self.shrunk[node] = results
+            self.trace.axes[node] = axes
+
+    def _axes_of(self, node: Node, results: list[Any]) -> Any:
+        """Token axes of a result (a list of them for a tuple), None where sizes do not add up."""
+        val = meta.value(node)
+        if isinstance(val, torch.Tensor):
+            return self._axes(_sizes(val), results)
+        if isinstance(val, (tuple, list)):
+            parts = [
+                self._axes(_sizes(v), [r[i] for r in results])
+                if isinstance(v, torch.Tensor)
+                else ()
+                for i, v in enumerate(val)
+            ]
+            return None if any(p is None for p in parts) else parts
+        return ()
+
+    def _axes(self, full: tuple[int, ...], results: list[torch.Tensor]) -> Axes | None:
+        axes = []
+        if any(len(full) != r.dim() for r in results):
+            return None
+        for axis, size in enumerate(full):
+            change = tuple(size - r.shape[axis] for r in results)
+            if change == self.deltas:
+                axes.append((axis, size - self.trace.tokens))
+            elif any(change):
+                return None
+        return tuple(axes)
+
+    def _full(self, node: Node) -> Any:
+        """The value of a node at the full token count, on the meta device."""
+        if node not in self.full:
+            if node.op == "get_attr":
+                attribute: Any = self.module
+                for part in str(node.target).split("."):
+                    attribute = getattr(attribute, part)
+                self.full[node] = (
+                    attribute.to("meta") if isinstance(attribute, torch.Tensor) else attribute
+                )
+            else:
+                self.full[node] = torch.utils._pytree.tree_map(_to_meta, meta.value(node))
+        return self.full[node]
+
+    def _refuse(self, node: Node, why: str) -> Refusal:
+        operands = ", ".join(
+            str(list(meta.concrete_shape(n, BATCH) or ())) for n in node.all_input_nodes
+        )
+        return Refusal(
+            f"cannot remove tokens before {meta.module_path(node)}",
+            node=node,
+            found=f"{node.target} on {operands}: {why}",
+        )
+
+
+def substitute(value: Any, path: _Path, new: Any) -> Any:
+    """`value` (nested tuples, lists, dicts) with the entry at `path` replaced."""
+    if not path:
+        return new
+    head, rest = path[0], path[1:]
+    if isinstance(value, dict):
+        return {k: substitute(v, rest, new) if k == head else v for k, v in value.items()}
+    items = [substitute(v, rest, new) if i == head else v for i, v in enumerate(value)]
+    return tuple(items) if isinstance(value, tuple) else items
+
+
+def replace_argument(node: Node, path: _Path, new: Any) -> None:
+    """Sets the argument of a node at a path that starts with `args` or `kwargs`."""
+    if path[0] == "args":
+        node.args = substitute(tuple(node.args), path[1:], new)
+    else:
+        node.kwargs = substitute(dict(node.kwargs), path[1:], new)
+
+
+def _map(value: Any, path: _Path, function: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _map(v, (*path, k), function) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [_map(v, (*path, i), function) for i, v in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    return function(path, value)
+
+
+def _call(node: Node, args: Any, kwargs: Any) -> Any:
+    if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+        return _attention_shape(*args, **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _attention_shape(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    *_: Any,
+    **__: Any,
+) -> torch.Tensor:
+    """Shape of fused attention; its meta kernel does not check the mask, so it is checked here."""
+    if key.shape[-2] != value.shape[-2]:
+        raise RuntimeError("keys and values differ in number")
+    scores = query.shape[:-2] + (query.shape[-2], key.shape[-2])
+    if attn_mask is not None:
+        torch.broadcast_shapes(attn_mask.shape, scores)
+        if torch.broadcast_shapes(attn_mask.shape, scores) != torch.Size(scores):
+            raise RuntimeError("the mask is larger than the scores")
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
+def _op_name(node: Node) -> str:
+    name = getattr(node.target, "__name__", str(node.target))
+    return str(name).split(".")[0].rstrip("_")
+
+
+def _positional_axes(node: Node, rank: int) -> tuple[int, ...]:
+    name = _op_name(node)
+    if name.startswith(("conv", "avg_pool", "max_pool")):
+        return tuple(range(rank - int(name[-2]), rank))
+    if name == "index":
+        indices: Any = node.args[1]
+        return tuple(i for i, index in enumerate(indices) if index is not None)
+    dims: Any = node.args[2] if name == "roll" else node.args[1]
+    dims = dims if isinstance(dims, (list, tuple)) else [dims]
+    return tuple(d % rank for d in dims)
+
+
+def _sizes(val: torch.Tensor) -> tuple[int, ...]:
+    return tuple(meta.concrete(s, BATCH) for s in val.shape)
+
+
+def _to_meta(val: Any) -> Any:
+    if isinstance(val, torch.Tensor):
+        return torch.empty(_sizes(val), dtype=val.dtype, device="meta")
+    if isinstance(val, torch.SymInt):
+        return meta.concrete(val, BATCH)
+    return val

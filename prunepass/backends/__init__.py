@@ -1,0 +1,1 @@
+"""Backends: from a program to an engine that runs, and nothing else."""

@@ -1,0 +1,1 @@
+"""Opening, editing and sealing exported programs."""

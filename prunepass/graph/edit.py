@@ -1,0 +1,92 @@
+"""Opening a program for editing, and sealing the edited graph as a program again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+
+from prunepass.errors import InternalError, UnsupportedGraph
+
+
+def open_module(program: ExportedProgram) -> GraphModule:
+    """A graph module that computes what the program computes and may be edited.
+
+    Parameters are shared with the program, the graph is a copy. Inserted nodes may call any
+    Python function of tensors: `seal` traces through it.
+    """
+    module = program.module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    return module
+
+
+def seal(module: GraphModule, program: ExportedProgram) -> ExportedProgram:
+    """The edited graph as a program, with the input shapes and dynamic sizes of `program`.
+
+    Raises:
+        UnsupportedGraph: The edited graph does not run, e.g. a frozen size was missed.
+    """
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    args, kwargs = program.example_inputs
+    try:
+        return torch.export.export(
+            module, args, kwargs, dynamic_shapes=dynamic_shapes(program), strict=False
+        )
+    except Exception as error:
+        raise UnsupportedGraph(
+            "the rewritten graph does not trace",
+            found=str(error).strip().splitlines()[0][:300],
+            fix="report the model: the analysis should have refused this site",
+        ) from error
+
+
+def dynamic_shapes(program: ExportedProgram) -> Any:
+    """The `dynamic_shapes` argument that exports a module with the program's dynamic sizes."""
+    dims: dict[str, Any] = {}
+    shapes: dict[str, Any] = {}
+    inputs = {
+        spec.arg.name: spec
+        for spec in program.graph_signature.input_specs
+        if spec.kind.name == "USER_INPUT"
+    }
+    leaves = []
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node.name not in inputs:
+            continue
+        val = node.meta.get("val")
+        if not isinstance(val, torch.Tensor):
+            leaves.append(None)
+            continue
+        spec: dict[int, Any] = {}
+        for axis, size in enumerate(val.shape):
+            if isinstance(size, torch.SymInt):
+                name = str(size.node.expr)
+                if not name.isidentifier():
+                    spec[axis] = Dim.AUTO
+                    continue
+                spec[axis] = dims.setdefault(name, _dim(program, size, f"d_{name}"))
+        leaves.append(spec or None)
+    args, kwargs = program.example_inputs
+    flat, tree = torch.utils._pytree.tree_flatten((args, kwargs or {}))
+    if len(flat) != len(leaves):
+        raise InternalError(
+            "example inputs and placeholders of a program differ in number",
+            found=f"{len(flat)} and {len(leaves)}",
+        )
+    args_shapes, kwargs_shapes = torch.utils._pytree.tree_unflatten(leaves, tree)
+    if not kwargs_shapes:
+        return args_shapes
+    shapes.update(kwargs_shapes)
+    raise InternalError("programs with keyword inputs cannot be sealed", found=str(list(shapes)))
+
+
+def _dim(program: ExportedProgram, size: torch.SymInt, name: str) -> Any:
+    bounds = program.range_constraints.get(size.node.expr)
+    low = max(1, int(bounds.lower)) if bounds is not None else 1
+    if bounds is None or bounds.upper > 2**31:
+        return Dim(name, min=low)
+    return Dim(name, min=low, max=int(bounds.upper))

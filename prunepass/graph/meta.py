@@ -1,0 +1,65 @@
+"""The one reader and writer of `node.meta`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+_KEY = "prunepass"
+
+
+def labels(node: Node) -> tuple[str, ...]:
+    """The labels of a node, e.g. `("block[0].attention:output", "block[0].mlp:input")`."""
+    return tuple((node.meta.get("custom") or {}).get(_KEY, ()))
+
+
+def add_label(node: Node, label: str) -> None:
+    """Adds a label to a node. Labels survive re-export, saving and decomposition."""
+    custom = dict(node.meta.get("custom") or {})
+    custom[_KEY] = [*custom.get(_KEY, ()), label]
+    node.meta["custom"] = custom
+
+
+def labelled(graph: torch.fx.Graph) -> dict[str, Node]:
+    """Label -> node, over a whole graph. Where several nodes share a label, the last one."""
+    return {label: node for node in graph.nodes for label in labels(node)}
+
+
+def module_path(node: Node) -> str:
+    """Path of the module a node was traced in, e.g. `blocks.0.attn`."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = str(list(stack.values())[-1][0]) if stack else ""
+    return path or "the model itself"
+
+
+def inherit(node: Node, source: Node) -> None:
+    """Gives an inserted node the module path of the node it stands beside."""
+    if "nn_module_stack" in source.meta:
+        node.meta["nn_module_stack"] = source.meta["nn_module_stack"]
+
+
+def value(node: Node) -> Any:
+    """The example value of a node: a fake tensor, a tuple of them, a SymInt or None."""
+    return node.meta.get("val")
+
+
+def shape(node: Node) -> tuple[int | torch.SymInt, ...] | None:
+    """Shape of a node's tensor, dynamic sizes as SymInt; None if it is no tensor."""
+    val = value(node)
+    return tuple(val.shape) if isinstance(val, torch.Tensor) else None
+
+
+def concrete(size: int | torch.SymInt, batch: int) -> int:
+    """A size with every dynamic dimension taken as `batch`."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression.subs({symbol: batch for symbol in expression.free_symbols}))
+
+
+def concrete_shape(node: Node, batch: int) -> tuple[int, ...] | None:
+    """Shape of a node's tensor with every dynamic dimension taken as `batch`."""
+    sizes = shape(node)
+    return None if sizes is None else tuple(concrete(size, batch) for size in sizes)

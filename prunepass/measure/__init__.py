@@ -1,0 +1,1 @@
+"""Measuring: time, fidelity, and the machine they were taken on."""

@@ -1,0 +1,1 @@
+"""Passes: each does one kind of step wherever a plan asks for it."""

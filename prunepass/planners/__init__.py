@@ -1,0 +1,1 @@
+"""Planners: from a budget to a plan."""

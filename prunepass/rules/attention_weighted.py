@@ -1,0 +1,48 @@
+"""Attention-weighted merging: alike tokens join, those that nobody looks at first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunepass.rules.bipartite import bipartite
+from prunepass.rules.precision import widen
+from prunepass.rules.received_attention import received_attention
+from prunepass.rules.select import Selection
+from prunepass.rules.similarity import head_rows, unit
+
+
+def attention_weighted(
+    key: Tensor,
+    hidden: Tensor,
+    attention: Tensor,
+    *,
+    keep: int,
+    prefix: int,
+    power: float = 0.5,
+) -> Selection:
+    """The selection that merges the T - keep pairs of least (1 - likeness) * attention^power.
+
+    Likeness is the mean of two cosines: of the keys, all heads side by side (what attention
+    compares), and of the hidden state (what the MLP reads). The attention is what the token that
+    goes receives, relative to the mean over all tokens.
+
+    Args:
+        key: [B, H, T, D].
+        hidden: [B, T, C], the residual stream after the attention is added.
+        attention: [B, H, T, T], probabilities; every row (a query) sums to 1.
+        keep: How many tokens stay, prefix tokens included.
+        prefix: The first `prefix` tokens never merge and are no targets.
+        power: >= 0; 0 ignores the attention.
+
+    Raises:
+        ValueError: `keep` is out of range, or one step cannot merge that many.
+
+    Source: this project (the default method, weighted-merge); matching as in ToMe.
+    """
+    features = torch.cat([unit(head_rows(key, heads="concat")), unit(hidden)], dim=-1)
+    received = widen(received_attention(attention))
+    relative = received / received.mean(dim=1, keepdim=True)
+    # torch writes x ** 0.5 as pow; sqrt is one cheap op in every backend.
+    weight = relative.sqrt() if power == 0.5 else relative.pow(power)
+    return bipartite(features, keep=keep, prefix=prefix, weight=weight)

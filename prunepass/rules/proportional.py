@@ -1,0 +1,63 @@
+"""What keeps a program exact when tokens stand for several: attention and means by token size.
+
+Source: Bolya et al., Token Merging (ICLR 2023), section 3, "proportional attention".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def size_bias(size: Tensor, *, offset: int, rank: int) -> Tensor:
+    """log(size), to be added to attention scores: [B, 1, ..., T + offset] with `rank` axes.
+
+    Args:
+        size: [B, T], how many original tokens each token stands for.
+        offset: Keys minus tokens. With more keys than tokens the extra ones come first and count
+            one each; with fewer, the first tokens are not among the keys.
+        rank: Number of axes of the scores.
+    """
+    if offset < 0:
+        size = size[:, -offset:]
+    bias = size.log()
+    if offset > 0:
+        bias = torch.nn.functional.pad(bias, (offset, 0))
+    return bias.reshape(bias.shape[0], *(1,) * (rank - 2), bias.shape[1])
+
+
+def biased_mask(mask: Tensor | None, size: Tensor, *, offset: int, rank: int) -> Tensor:
+    """An attention mask with the size bias in it, broadcastable to [B, H, Q, K].
+
+    Args:
+        mask: None, an additive mask, or a boolean one (True attends).
+        size: [B, T].
+        offset: Keys minus tokens, see `size_bias`.
+        rank: Number of axes of the scores.
+    """
+    bias = size_bias(size, offset=offset, rank=rank)
+    if mask is None:
+        return bias
+    if mask.dtype is torch.bool:
+        return torch.where(mask, bias, float("-inf"))
+    return mask + bias
+
+
+def biased_scores(scores: Tensor, size: Tensor, *, offset: int) -> Tensor:
+    """Attention scores [B, ..., K] with the size bias added."""
+    return scores + size_bias(size, offset=offset, rank=scores.dim())
+
+
+def weighted_mean(x: Tensor, size: Tensor, *, offset: int, keepdim: bool) -> Tensor:
+    """The mean of tokens, each counted as often as it stands for tokens: [B, C] or [B, 1, C].
+
+    Args:
+        x: [B, T + offset, C].
+        size: [B, T].
+        offset: Tokens of `x` minus sizes; negative where prefix tokens were sliced off.
+        keepdim: Whether the token axis stays, with one entry.
+    """
+    weight = size[:, -offset:] if offset < 0 else size
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    mean = weight[:, None, :] @ x
+    return mean if keepdim else mean.squeeze(1)

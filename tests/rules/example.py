@@ -1,0 +1,58 @@
+"""Random inputs for the tests of the rules, from fixed generators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Normal numbers of the given shape."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def attention(
+    batch: int, heads: int, tokens: int, *, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Attention probabilities [batch, heads, tokens, tokens]: each row sums to 1."""
+    return (1.5 * numbers(batch, heads, tokens, tokens, seed=seed)).softmax(-1).to(dtype)
+
+
+def roles(
+    batch: int,
+    *,
+    tokens: int = 13,
+    heads: int = 2,
+    channels: int = 5,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, Tensor]:
+    """One tensor for every role a rule may need; all sizes differ from each other."""
+    per_head = (batch, heads, tokens, channels)
+    return {
+        "attention": attention(batch, heads, tokens, seed=seed, dtype=dtype),
+        "query": numbers(*per_head, seed=seed + 1, dtype=dtype),
+        "key": numbers(*per_head, seed=seed + 2, dtype=dtype),
+        "value": numbers(*per_head, seed=seed + 3, dtype=dtype),
+        "hidden": numbers(batch, tokens, heads * channels, seed=seed + 4, dtype=dtype),
+        "size": torch.ones(batch, tokens, dtype=dtype),
+    }
+
+
+def permute_tokens(given: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
+    """The same inputs with token i standing where order[i] stood."""
+    return {
+        "attention": given["attention"][:, :, order][:, :, :, order],
+        "query": given["query"][:, :, order],
+        "key": given["key"][:, :, order],
+        "value": given["value"][:, :, order],
+        "hidden": given["hidden"][:, order],
+        "size": given["size"][:, order],
+    }
+
+
+def shuffled(tokens: list[int], *, seed: int = 0) -> list[int]:
+    """The tokens in a random order."""
+    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
+    return [tokens[i] for i in order.tolist()]

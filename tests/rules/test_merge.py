@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import torch
+
+from prunepass.rules.merge import add_tokens, gather_tokens, merge_tokens
+from prunepass.rules.select import Selection, keep_everything, select_by_score
+from tests.rules.example import numbers
+
+
+def select(kept: list[int], dropped: list[int], target: list[int]) -> Selection:
+    return Selection(*(torch.tensor([part]) for part in (kept, dropped, target)))
+
+
+def test_four_tokens_by_hand() -> None:
+    x = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [5.0, 0.0], [7.0, 4.0]]])
+    size = torch.tensor([[1.0, 1.0, 3.0, 2.0]])
+    merged, joint = merge_tokens(x, size, select([0, 2], [1, 3], [1, 1]))
+    assert joint.tolist() == [[1.0, 6.0]]
+    expected = torch.tensor([[[1.0, 2.0], [(3 + 15 + 14) / 6, (6 + 0 + 8) / 6]]])
+    torch.testing.assert_close(merged, expected, rtol=1e-6, atol=0)
+
+
+def test_gather_for_any_trailing_axes() -> None:
+    index = torch.tensor([[3, 0], [1, 1]])
+    for shape in ((2, 4), (2, 4, 3), (2, 4, 3, 5)):
+        x = numbers(*shape)
+        expected = torch.stack([x[0, [3, 0]], x[1, [1, 1]]])
+        assert torch.equal(gather_tokens(x, index), expected)
+
+
+def test_add_tokens_sums_equal_indices_and_mutates_nothing() -> None:
+    x, rows = numbers(1, 3, 2), numbers(1, 2, 2, seed=1)
+    before = x.clone()
+    out = add_tokens(x, torch.tensor([[2, 2]]), rows)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(out[0, 2], x[0, 2] + rows.sum(1)[0], rtol=1e-14, atol=0)
+    assert torch.equal(out[0, :2], x[0, :2])
+
+
+def test_nothing_dropped_returns_the_inputs() -> None:
+    x, size = numbers(2, 4, 3), torch.ones(2, 4, dtype=torch.float64)
+    merged, joint = merge_tokens(x, size, keep_everything(x))
+    assert merged is x
+    assert joint is size
+
+
+def test_untouched_tokens_are_unchanged_to_the_bit() -> None:
+    x = numbers(1, 6, 5, dtype=torch.float32)
+    size = torch.tensor([[1.0, 3.0, 7.0, 1.0, 3.0, 1.0]])
+    merged, _ = merge_tokens(x, size, select([0, 1, 2, 4], [3, 5], [1, 1]))
+    assert torch.equal(merged[0, [0, 2, 3]], x[0, [0, 2, 4]])
+
+
+def test_sizes_and_weighted_sum_are_preserved() -> None:
+    x, size = numbers(2, 12, 5), numbers(2, 12, seed=1).abs() + 0.5
+    merged, joint = merge_tokens(
+        x, size, select_by_score(numbers(2, 12, seed=2), x, keep=5, prefix=1)
+    )
+    torch.testing.assert_close(joint.sum(1), size.sum(1), rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        (merged * joint.unsqueeze(-1)).sum(1),
+        (x * size.unsqueeze(-1)).sum(1),
+        rtol=1e-12,
+        atol=1e-13,
+    )
+
+
+def test_large_half_precision_tokens_stay_finite() -> None:
+    x = torch.full((1, 4, 3), 6e4, dtype=torch.float16)
+    size = torch.tensor([[1.0, 40.0, 100.0, 2.0]], dtype=torch.float16)
+    merged, _ = merge_tokens(x, size, select([0, 2], [1, 3], [1, 1]))
+    assert merged.dtype == torch.float16
+    torch.testing.assert_close(merged.float(), torch.full((1, 2, 3), 6e4), rtol=2e-3, atol=0)
