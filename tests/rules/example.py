@@ -56,3 +56,12 @@ def shuffled(tokens: list[int], *, seed: int = 0) -> list[int]:
     """The tokens in a random order."""
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
     return [tokens[i] for i in order.tolist()]
+
+
+def proportional_attention(x: Tensor, size: Tensor) -> Tensor:
+    """One attention layer on x [B, T, C] with log(size) added to the logits of the keys."""
+    channels = x.shape[-1]
+    query, key, value = (x @ numbers(channels, channels, seed=7 + i) for i in range(3))
+    logits = query @ key.transpose(1, 2) / channels**0.5 + size.log().unsqueeze(1)
+    out: Tensor = logits.softmax(-1) @ value
+    return out

@@ -7,8 +7,7 @@ from prunepass.rules.attention_weighted import attention_weighted
 from prunepass.rules.merge import gather_tokens, merge_tokens
 from prunepass.rules.similarity import head_rows
 from prunepass.rules.tome import tome
-from tests.rules.example import attention, numbers
-from tests.rules.test_tome import proportional_attention
+from tests.rules.example import attention, numbers, proportional_attention
 
 
 def equal_attention(batch: int, heads: int, tokens: int) -> torch.Tensor:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
 import torch
 
 from prunepass.rules.merge import add_tokens, gather_tokens, merge_tokens
@@ -71,3 +75,33 @@ def test_large_half_precision_tokens_stay_finite() -> None:
     merged, _ = merge_tokens(x, size, select([0, 2], [1, 3], [1, 1]))
     assert merged.dtype == torch.float16
     torch.testing.assert_close(merged.float(), torch.full((1, 2, 3), 6e4), rtol=2e-3, atol=0)
+
+
+class Merge(torch.nn.Module):
+    """merge_tokens with the selection as inputs, to be exported."""
+
+    def forward(
+        self, x: torch.Tensor, size: torch.Tensor, kept: torch.Tensor, dropped: torch.Tensor,
+        target: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        return merge_tokens(x, size, Selection(kept, dropped, target))
+
+
+def test_half_precision_runs_in_onnx_runtime(tmp_path: Path) -> None:
+    x, size = numbers(2, 9, 5, dtype=torch.float16), torch.ones(2, 9, dtype=torch.float16)
+    selection = select_by_score(numbers(2, 9, seed=1), x.double(), keep=3, prefix=1)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    arguments = (x, size, *selection)
+    program = torch.export.export(
+        Merge(), arguments, dynamic_shapes=tuple({0: batch} for _ in arguments)
+    )
+    path = tmp_path / "merge.onnx"
+    torch.onnx.export(program, dynamo=True, verbose=False).save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    feed = {name: value.numpy() for name, value in zip(names, arguments, strict=True)}
+    merged, joint = session.run(None, feed)
+    expected = merge_tokens(x, size, selection)
+    assert merged.dtype == np.float16
+    np.testing.assert_array_equal(joint, expected[1].numpy())
+    np.testing.assert_allclose(merged, expected[0].numpy(), rtol=2e-3, atol=1e-3)

@@ -4,15 +4,7 @@ import torch
 
 from prunepass.rules.merge import gather_tokens, merge_tokens
 from prunepass.rules.tome import tome
-from tests.rules.example import numbers
-
-
-def proportional_attention(x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """One attention layer on x [B, T, C] with log(size) added to the logits of the keys."""
-    channels = x.shape[-1]
-    query, key, value = (x @ numbers(channels, channels, seed=7 + i) for i in range(3))
-    logits = query @ key.transpose(1, 2) / channels**0.5 + size.log().unsqueeze(1)
-    return logits.softmax(-1) @ value
+from tests.rules.example import numbers, proportional_attention
 
 
 def test_sizes_sum_to_the_token_count_over_several_steps() -> None:

@@ -1,0 +1,88 @@
+"""AOTInductor packages: a program compiled ahead of time to native code."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from prunepass.errors import BackendError
+
+_FILE = "model.pt2"
+
+
+@dataclass(frozen=True)
+class AotInductorEngine:
+    """A loaded AOTInductor package."""
+
+    model: Any
+    path: Path | None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            result = self.model(*inputs)
+        return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+
+@dataclass(frozen=True)
+class AotInductorBackend:
+    """Compiles with `torch._inductor.aoti_compile_and_package`.
+
+    Attributes:
+        options: Inductor configuration for the compilation.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    name: str = "aot_inductor"
+
+    def unavailable(self) -> str | None:
+        """None, or that no C++ compiler is there."""
+        if shutil.which("g++") is None and shutil.which("clang++") is None:
+            return "no C++ compiler was found (g++ or clang++)"
+        return None
+
+    def build(self, program: ExportedProgram, folder: Path) -> AotInductorEngine:
+        """The program as an AOTInductor package `model.pt2`.
+
+        Raises:
+            BackendError: No compiler is there, or the compilation failed.
+        """
+        reason = self.unavailable()
+        if reason:
+            raise BackendError(
+                "cannot build an AOTInductor engine", found=reason, fix="install g++"
+            )
+        path = folder / _FILE
+        try:
+            with torch.no_grad():
+                torch._inductor.aoti_compile_and_package(
+                    program, package_path=str(path), inductor_configs=self.options
+                )
+        except Exception as error:
+            raise BackendError(
+                "AOTInductor could not compile the program",
+                found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+                fix="--backend onnx",
+            ) from error
+        return self.load(folder)
+
+    def load(self, folder: Path) -> AotInductorEngine:
+        """The package in a folder.
+
+        Raises:
+            BackendError: The file is missing, damaged or made for another machine.
+        """
+        path = folder / _FILE
+        try:
+            return AotInductorEngine(torch._inductor.aoti_load_package(str(path)), path)
+        except Exception as error:
+            raise BackendError(
+                f"cannot load {_FILE}",
+                found=str(error).strip().splitlines()[0][:300],
+                fix="build it again on this machine",
+            ) from error

@@ -1,0 +1,59 @@
+"""Eager PyTorch: the program itself, run node by node. The reference for the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from prunepass.errors import BackendError
+
+_FILE = "model.pt2"
+
+
+@dataclass(frozen=True)
+class EagerEngine:
+    """A program run by PyTorch without compilation."""
+
+    module: torch.nn.Module
+    path: Path | None = None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            result = self.module(*inputs)
+        return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+
+@dataclass(frozen=True)
+class EagerBackend:
+    """Saves with `torch.export.save`, runs with PyTorch."""
+
+    name: str = "eager"
+
+    def unavailable(self) -> str | None:
+        """None: it is always there."""
+        return None
+
+    def build(self, program: ExportedProgram, folder: Path) -> EagerEngine:
+        """The program, saved as `model.pt2`."""
+        path = folder / _FILE
+        torch.export.save(program, path)
+        return EagerEngine(program.module(check_guards=False), path)
+
+    def load(self, folder: Path) -> EagerEngine:
+        """The program saved in a folder.
+
+        Raises:
+            BackendError: The file is missing or damaged.
+        """
+        path = folder / _FILE
+        try:
+            program = torch.export.load(path)
+        except Exception as error:
+            raise BackendError(
+                f"cannot load {_FILE}", found=str(error).splitlines()[0][:200], fix="build it again"
+            ) from error
+        return EagerEngine(program.module(check_guards=False), path)

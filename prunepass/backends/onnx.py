@@ -1,0 +1,139 @@
+"""ONNX files, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from prunepass.errors import BackendError
+
+_FILE = "model.onnx"
+
+
+@dataclass(frozen=True)
+class OnnxEngine:
+    """An ONNX Runtime session.
+
+    Attributes:
+        session: The `onnxruntime.InferenceSession`.
+        path: The ONNX file.
+    """
+
+    session: Any
+    path: Path | None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        names = [i.name for i in self.session.get_inputs()]
+        if len(names) != len(inputs):
+            raise BackendError(
+                "wrong number of inputs for an engine",
+                found=f"{len(inputs)}, it takes {len(names)}: {', '.join(names)}",
+            )
+        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, inputs, strict=True)}
+        return tuple(torch.from_numpy(y) for y in self.session.run(None, feed))
+
+
+@dataclass(frozen=True)
+class OnnxBackend:
+    """Exports with `torch.onnx`, runs with ONNX Runtime.
+
+    Attributes:
+        opset: ONNX operator set of the file.
+        threads: Threads of a session, None for one a core.
+        providers: Execution providers, in order of preference.
+    """
+
+    opset: int = 20
+    threads: int | None = None
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    name: str = "onnx"
+
+    def unavailable(self) -> str | None:
+        """None, or which package is missing."""
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                return f"the package {package} is not installed: pip install 'prunepass[onnx]'"
+        return None
+
+    def build(self, program: ExportedProgram, folder: Path) -> OnnxEngine:
+        """The program as `model.onnx`, in a session.
+
+        Raises:
+            BackendError: A package is missing, or the export failed.
+        """
+        reason = self.unavailable()
+        if reason:
+            raise BackendError("cannot build an ONNX engine", found=reason)
+        path = folder / _FILE
+        try:
+            with _quiet():
+                exported = torch.onnx.export(
+                    program, dynamo=True, opset_version=self.opset, verbose=False
+                )
+                assert exported is not None
+                exported.save(str(path))
+        except Exception as error:
+            raise BackendError(
+                "torch.onnx could not export the program",
+                found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+                fix="another opset, or --backend aot_inductor",
+            ) from error
+        return self.load(folder)
+
+    def load(self, folder: Path) -> OnnxEngine:
+        """The session of the ONNX file in a folder.
+
+        Raises:
+            BackendError: onnxruntime is missing, or refuses the file.
+        """
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise BackendError(
+                "cannot run an ONNX engine",
+                found="the package onnxruntime is not installed",
+                fix="pip install onnxruntime, or onnxruntime-gpu; not both",
+            )
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        path = folder / _FILE
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=list(self.providers)
+            )
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime refuses {_FILE}",
+                found=str(error).strip().splitlines()[0][:300],
+                fix="build the engine again",
+            ) from error
+        return OnnxEngine(session, path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints progress and warns about its own insides; what fails still raises."""
+    loggers = [logging.getLogger(n) for n in ("onnxscript", "onnx_ir", "torch.onnx")]
+    levels = [log.level for log in loggers]
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            for log in loggers:
+                log.setLevel(logging.ERROR)
+            yield
+    finally:
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)

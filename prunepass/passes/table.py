@@ -1,0 +1,16 @@
+"""Which pass does which kind of step, in the order they are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from torch.export import ExportedProgram
+
+from prunepass.passes.reduce_tokens import reduce_tokens
+from prunepass.plan import Step
+from prunepass.records import PassRecord
+
+Pass = Callable[[ExportedProgram, Sequence[Step]], tuple[ExportedProgram, PassRecord]]
+
+PASSES: Mapping[str, Pass] = MappingProxyType({"reduce_tokens": reduce_tokens})
