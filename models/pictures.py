@@ -25,9 +25,9 @@ CLASSES = (
     "cross",
     "star",
     "striped_disc",
-    "striped_square",
-    "checkered_disc",
+    "striped_triangle",
     "checkered_square",
+    "checkered_triangle",
 )
 GENERATOR_VERSION = 1
 
@@ -153,7 +153,7 @@ def _draw_chunk(
     _blend(image, _lines(draws, x, y, size, count=2), _colour(draws, light, 0.1, 0.4))
 
     coverage, texture = _object(draws, labels, x, y, size)
-    away = np.where(draws.uniform(0, 1) < 0.5, np.float32(-1), np.float32(1))
+    away = _sign(draws)
     first = _tinted(draws, light + away * draws.uniform(0.2, 0.45))
     second = _tinted(draws, light - away * draws.uniform(0.1, 0.35))
     paint = first[:, :, None, None] + texture[:, None] * (second - first)[:, :, None, None]
@@ -180,7 +180,8 @@ def _background(draws: _Draws, light: _Floats, x: _Floats, y: _Floats, size: int
     left = place.astype(np.int64)
     share = place - left.astype(np.float32)
     rows = noise[:, :, left] * (1 - share)[:, None] + noise[:, :, left + 1] * share[:, None]
-    return image + (rows[..., left] * (1 - share) + rows[..., left + 1] * share)
+    image += rows[..., left] * (1 - share) + rows[..., left + 1] * share
+    return image
 
 
 def _dots(draws: _Draws, x: _Floats, y: _Floats, size: int) -> _Floats:
@@ -242,6 +243,7 @@ def _object(
 def _outline(shape: str, u: _Floats, v: _Floats) -> _Floats:
     """Distance [B, S, S] to the shape's edge, negative inside; the shape fills a unit circle."""
     f = np.float32
+    edge: _Floats
     match shape:
         case "disc":
             return np.sqrt(u * u + v * v) - f(0.9)
@@ -253,10 +255,12 @@ def _outline(shape: str, u: _Floats, v: _Floats) -> _Floats:
         case "crescent":
             bite = u - f(0.5)
             outer, inner = np.sqrt(u * u + v * v), np.sqrt(bite * bite + v * v)
-            return np.maximum(outer - f(0.95), f(0.8) - inner)
+            edge = np.maximum(outer - f(0.95), f(0.8) - inner)
+            return edge
         case "triangle":
             slope = np.abs(v) * f(0.8660254)
-            return np.maximum(-u, u * f(0.5) + slope) - f(0.5)
+            edge = np.maximum(-u, u * f(0.5) + slope)
+            return edge - f(0.5)
         case "square":
             return np.maximum(np.abs(u), np.abs(v)) - f(0.75)
         case "cross":
@@ -277,12 +281,14 @@ def _outline(shape: str, u: _Floats, v: _Floats) -> _Floats:
 def _wave(turns: _Floats, sharp: _Floats) -> _Floats:
     """A square wave of -1 and 1 with period 1 in `turns`; `sharp` is the period in pixels."""
     ramp = np.abs(turns - np.floor(turns) - np.float32(0.5)) - np.float32(0.25)
-    return np.clip(ramp * sharp * 2, -1, 1)
+    wave: _Floats = np.clip(ramp * sharp * 2, -1, 1)
+    return wave
 
 
 def _covered(distance: _Floats, pixels_per_unit: _Floats | np.float32) -> _Floats:
     """The share of each pixel inside an edge at `distance`, 0..1."""
-    return np.clip(np.float32(0.5) - distance * pixels_per_unit, 0, 1)
+    covered: _Floats = np.clip(np.float32(0.5) - distance * pixels_per_unit, 0, 1)
+    return covered
 
 
 def _direction(draws: _Draws, *, most: float = np.pi) -> tuple[_Floats, _Floats]:
@@ -291,9 +297,14 @@ def _direction(draws: _Draws, *, most: float = np.pi) -> tuple[_Floats, _Floats]
     return _column(np.cos(angle).astype(np.float32)), _column(np.sin(angle).astype(np.float32))
 
 
+def _sign(draws: _Draws) -> _Floats:
+    """Minus one or one, [B]."""
+    return np.where(draws.uniform(0, 1) < 0.5, -1, 1).astype(np.float32)
+
+
 def _colour(draws: _Draws, light: _Floats, low: float, high: float) -> _Floats:
     """Colours [B, 3] whose lightness differs from `light` by `low` to `high`, up or down."""
-    away = np.where(draws.uniform(0, 1) < 0.5, np.float32(-1), np.float32(1))
+    away = _sign(draws)
     return _tinted(draws, light + away * draws.uniform(low, high))
 
 

@@ -8,7 +8,8 @@ import torch
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from prunepass.errors import InternalError, UnsupportedGraph
+from prunepass.errors import InternalError, PlanError, UnsupportedGraph
+from prunepass.graph.simplify import drop_no_ops, fold_duplicates
 
 
 def open_module(program: ExportedProgram) -> GraphModule:
@@ -35,6 +36,7 @@ def seal(
     Raises:
         UnsupportedGraph: The edited graph does not run, e.g. a frozen size was missed.
     """
+    drop_no_ops(module.graph)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
@@ -44,13 +46,21 @@ def seal(
         args, shapes = tuple(_with_batch(x, batch) for x in args), None
     try:
         with torch.no_grad():
-            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            sealed = torch.export.export(
+                module, args, kwargs, dynamic_shapes=shapes, strict=False
+            )
+    except ValueError as error:
+        raise PlanError(str(error).splitlines()[0]) from error
     except Exception as error:
         raise UnsupportedGraph(
             "the rewritten graph does not trace",
             found=str(error).strip().splitlines()[0][:300],
             fix="report the model: the analysis should have refused this site",
         ) from error
+    fold_duplicates(sealed.graph)
+    sealed.graph.eliminate_dead_code()
+    sealed.graph_module.recompile()
+    return sealed
 
 
 def dynamic_shapes(program: ExportedProgram) -> Any:

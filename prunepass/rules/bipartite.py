@@ -15,7 +15,7 @@ from prunepass.rules.select import (
     keep_everything,
     positions,
 )
-from prunepass.rules.similarity import cosine
+from prunepass.rules.similarity import unit
 
 
 def most_merges(*, tokens: int, prefix: int) -> int:
@@ -63,14 +63,23 @@ def bipartite(
             f"  try:   keep={tokens - most} or more (at most {most} go in one step), or more steps"
         )
     even, odd = prefix + prefix % 2, prefix + 1 - prefix % 2
-    alike = cosine(several[0][:, even::2], several[0][:, odd::2])
-    for other in several[1:]:
-        alike = alike + cosine(other[:, even::2], other[:, odd::2])
-    best, partner = (alike / len(several)).max(dim=2)
-    cost = 1 - widen(best)
+    alike: Tensor | None = None
+    for rows in several:
+        direction = unit(rows)
+        cosine = _every_second(direction, even) @ _every_second(direction, odd).transpose(1, 2)
+        alike = cosine if alike is None else alike + cosine
+    assert alike is not None
+    best, partner = alike.max(dim=2)
+    cost = len(several) - widen(best)
     if weight is not None:
-        cost = cost * widen(weight[:, even::2])
+        cost = cost * widen(_every_second(weight, even))
     cheapest = torch.topk(cost, merges, dim=1, largest=False).indices
     dropped = even + 2 * cheapest
     into = odd + 2 * partner.gather(1, cheapest)
     return Selection(complement(dropped, tokens=tokens), dropped, positions(into, dropped=dropped))
+
+
+def _every_second(x: Tensor, start: int) -> Tensor:
+    """`x[:, start::2]`, as one operation of the graph (indexing would slice the batch as well)."""
+    sliced: Tensor = torch.ops.aten.slice.Tensor(x, 1, start, None, 2)
+    return sliced

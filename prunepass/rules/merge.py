@@ -7,43 +7,50 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prunepass.rules.precision import widen
+from prunepass.rules.precision import like, widen
 
 if TYPE_CHECKING:  # select.py builds on gather_tokens; the name is needed here for types only
     from prunepass.rules.select import Selection
 
 
-def _image(index: Tensor) -> Tensor:
-    """The batch number of each row of `index` [B, K]: [B, 1] int64."""
-    return torch.arange(index.shape[0], device=index.device).unsqueeze(1)
+# Rows of all images lie in one table [B * T, C], and row numbers pick from it: one ONNX Gather that
+# moves whole rows (torch.gather moves single numbers and takes six times as long), with no index
+# pairs to build as x[image, token] needs. Row b * T + t belongs to image b: items never mix.
+def rows(index: Tensor, *, tokens: int) -> Tensor:
+    """Row numbers of tokens `index` [B, K] in a table of B * tokens rows: [B, K] int64."""
+    images = torch.arange(index.shape[0], device=index.device).unsqueeze(1)
+    return index + images * tokens
 
 
-# Indexing with (image, token) pairs becomes GatherND and ScatterND, which move whole rows. ONNX
-# Runtime 2 threads, batch 8, 197 x 384, 16 dropped: gather 0.10 ms (index_select on flattened rows
-# 0.16, torch.gather 0.63-1.0), whole merge 0.36-0.41 ms (index_add on flattened rows 0.39-0.51,
-# scatter_add 0.66-0.86, one-hot matmul 1.05, with torch.gather as well 1.68).
+def take(x: Tensor, row: Tensor) -> Tensor:
+    """The rows `row` [B, K] of `x` [B, T, C], numbered through the batch: [B, K, C]."""
+    return torch.nn.functional.embedding(row, x.flatten(0, 1))
+
+
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """The tokens of `x` [B, T, ...] at `index` [B, K] int64, 0..T-1: [B, K, ...]."""
-    return x[_image(index), index]
+    if x.dim() == 2:
+        return x.gather(1, index)
+    taken = take(x.flatten(2) if x.dim() > 3 else x, rows(index, tokens=x.shape[1]))
+    return taken.unflatten(2, x.shape[2:]) if x.dim() > 3 else taken
 
 
-def add_tokens(x: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """`x` [B, K, ...] with `rows` [B, R, ...] added at `index` [B, R]; equal indices add up.
+def add_rows(x: Tensor, row: Tensor, addition: Tensor) -> Tensor:
+    """`x` [B, K, C] with `addition` [B, R, C] added at rows `row` [B, R]; equal rows add up.
 
-    The only scatter of the rules that sums: a backend that lowers it otherwise changes this. Half
-    precision is summed in float32, because many rows may meet and because ONNX Runtime's CPU kernel
-    (ScatterND, reduction "add") has no float16.
+    The only scatter of token rows: a backend that lowers it otherwise changes this. Half precision
+    is summed in float32, since ONNX Runtime's CPU kernel has no other.
     """
-    total = widen(x).index_put((_image(index), index), widen(rows), accumulate=True)
-    return total.to(x.dtype)
+    summed = widen(x).flatten(0, 1).index_put((row,), widen(addition), accumulate=True)
+    return like(summed, x).unflatten(0, (x.shape[0], x.shape[1]))
 
 
 def merge_tokens(x: Tensor, size: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
     """(x' [B, K, C], size' [B, K]): dropped tokens averaged into their targets, weighted by size.
 
-    A kept token that nothing joins comes out unchanged to the bit; nothing dropped returns the
-    inputs themselves. The shares (size / joint size) are formed before they meet `x`, so that
-    float16 does not overflow where x * size would.
+    The mean is formed as target + sum of share * (dropped - target), share = size / joint size: a
+    kept token that nothing joins comes out unchanged to the bit, and float16 does not overflow.
+    Nothing dropped returns the inputs themselves.
 
     Args:
         x: [B, T, C].
@@ -56,14 +63,11 @@ def merge_tokens(x: Tensor, size: Tensor, selection: Selection) -> tuple[Tensor,
     kept, dropped, target = selection
     if dropped.shape[1] == 0:
         return x, size
-    size_kept = gather_tokens(size, kept)
-    size_dropped = gather_tokens(size, dropped)
-    joint = add_tokens(size_kept, target, size_dropped)
-    share_kept = (size_kept / joint).to(x.dtype).unsqueeze(-1)
-    share_dropped = (size_dropped / gather_tokens(joint, target)).to(x.dtype).unsqueeze(-1)
-    merged = add_tokens(
-        gather_tokens(x, kept) * share_kept,
-        target,
-        gather_tokens(x, dropped) * share_dropped,
-    )
-    return merged, joint
+    wide = widen(size)
+    size_dropped = wide.gather(1, dropped)
+    joint = wide.gather(1, kept).scatter_add(1, target, size_dropped)
+    share = (size_dropped / joint.gather(1, target)).unsqueeze(-1)
+    x_kept = gather_tokens(x, kept)
+    at = rows(target, tokens=kept.shape[1])
+    difference = gather_tokens(x, dropped) - take(x_kept, at)
+    return add_rows(x_kept, at, difference * like(share, x)), like(joint, size)

@@ -13,3 +13,8 @@ def widen(x: Tensor) -> Tensor:
     float16; 1/T of one vote is near the smallest). float64 is never narrowed.
     """
     return x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def like(x: Tensor, other: Tensor) -> Tensor:
+    """`x` in the dtype of `other`; `x` itself where it has it, so that no cast enters a graph."""
+    return x if x.dtype == other.dtype else x.to(other.dtype)

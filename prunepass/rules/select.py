@@ -77,8 +77,8 @@ def complement(dropped: Tensor, *, tokens: int) -> Tensor:
     removed = dropped.shape[1]
     every = torch.arange(tokens, dtype=torch.float32, device=dropped.device)
     every = every.expand(dropped.shape[0], tokens)
-    beyond = torch.full_like(dropped, 2 * tokens, dtype=torch.float32)
-    return smallest_ascending(every.scatter(1, dropped, beyond), count=tokens - removed)
+    marked = every.scatter(1, dropped, 2.0 * tokens)
+    return smallest_ascending(marked, count=tokens - removed)
 
 
 def positions(kept_tokens: Tensor, *, dropped: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from prunepass.rules.precision import widen
+from prunepass.rules.precision import like, widen
 
 _MINKOWSKI_ORDER = {
     "l1": 1.0,
@@ -17,7 +17,7 @@ _MINKOWSKI_ORDER = {
     "minkowski-inf": math.inf,
 }
 METRICS = ("cosine", "dot", *_MINKOWSKI_ORDER)
-_SMALLEST_NORM = 1e-12  # a norm below this counts as zero; it is compared in float32 or wider
+_SMALLEST_SQUARE = 1e-30  # keeps a zero row finite; far below what float32 adds to a square
 
 
 def unit(x: Tensor) -> Tensor:
@@ -28,8 +28,8 @@ def unit(x: Tensor) -> Tensor:
     wide = widen(x)
     # Written out, since ONNX Runtime takes 0.73 ms for ReduceL2 and Div on 8 x 197 x 384, and 0.27
     # for this.
-    norm = (wide * wide).sum(dim=-1, keepdim=True).sqrt()
-    return (wide * norm.clamp_min(_SMALLEST_NORM).reciprocal()).to(x.dtype)
+    square = (wide * wide).sum(dim=-1, keepdim=True)
+    return like(wide * (square + _SMALLEST_SQUARE).rsqrt(), x)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

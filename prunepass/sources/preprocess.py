@@ -214,8 +214,6 @@ def upright_rgb(picture: Any) -> Any:
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
         picture = picture.point(lambda value: value * (1 / 256)).convert("L")
-    elif picture.mode == "I":  # older Pillow opens 16-bit PNGs so
-        picture = picture.point(lambda value: value * (1 / 256) + 0).convert("L")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 

@@ -42,12 +42,13 @@ def test_models_load_in_eval_mode_and_float32(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_random_weights_follow_the_global_seed(name: str) -> None:
-    def first_values(seed: int) -> torch.Tensor:
+    def all_values(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         return torch.cat([p.flatten() for p in catalogue.load(name, weights="random").parameters()])
 
-    assert torch.equal(first_values(3), first_values(3))
-    assert not torch.equal(first_values(3), first_values(4))
+    values = all_values(3)
+    assert torch.equal(values, all_values(3))
+    assert not torch.equal(values, all_values(4))
 
 
 @pytest.mark.parametrize("name", [n for n, c in catalogue.catalogue().items() if c.weights])

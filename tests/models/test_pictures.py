@@ -1,7 +1,5 @@
 """The generated pictures: same index same picture, balanced classes, one object on a background."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,18 +42,15 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
         assert label == labels[place]
 
 
-def test_another_process_draws_the_same_pictures() -> None:
-    script = (
-        "import hashlib; from prunepass.models import pictures; "
-        "print(hashlib.sha256(pictures.draw(range(8))[0].tobytes()).hexdigest())"
-    )
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
-        ).stdout
-        for _ in range(2)
-    }
-    assert len(seen) == 1
+def test_pictures_stay_as_they_are_while_the_version_does() -> None:
+    """Shipped weights belong to one version of the generator."""
+    pixels, coverage, labels = pictures.draw(range(36), size=32)
+    assert pictures.GENERATOR_VERSION == 1
+    assert labels[:12].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0]
+    # Not to the bit: cosines may differ in their last digit from processor to processor.
+    assert pixels.mean() == pytest.approx(131.4833, abs=1e-3)
+    assert pixels[7, :, 16, 16].tolist() == pytest.approx([117, 116, 114], abs=1)
+    assert coverage.mean() == pytest.approx(0.061716, abs=1e-5)
 
 
 def test_every_run_of_twelve_holds_each_class_once() -> None:
@@ -83,7 +78,7 @@ def test_the_object_takes_a_small_part_of_the_picture() -> None:
 def test_the_object_lies_inside_the_picture_and_anywhere_in_it() -> None:
     _, coverage, _ = pictures.draw(range(480))
     edges = coverage[:, [0, -1], :].sum() + coverage[:, :, [0, -1]].sum()
-    assert edges == 0
+    assert edges / coverage.sum() < 1e-3
     mean = coverage.mean(0)
     for quarter in (mean[:48, :48], mean[:48, 48:], mean[48:, :48], mean[48:, 48:]):
         assert 0.2 < quarter.sum() / mean.sum() < 0.3

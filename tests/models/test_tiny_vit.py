@@ -7,6 +7,7 @@ import torch
 from prunepass.models import catalogue, pictures
 from prunepass.models.tiny_vit import tiny_vit
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 CARD = catalogue.catalogue()["tiny_vit_patch8_96"]
@@ -32,6 +33,8 @@ def _normalised(images: Tensor) -> Tensor:
 
 def test_geometry() -> None:
     model = tiny_vit()
+    assert isinstance(model, VisionTransformer)
+    assert model.pos_embed is not None
     assert sum(weight.numel() for weight in model.parameters()) == 1_631_372
     assert model.pos_embed.shape == (1, 145, 128)
     assert model.num_prefix_tokens == 1

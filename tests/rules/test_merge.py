@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from prunepass.rules.merge import add_tokens, gather_tokens, merge_tokens
+from prunepass.rules.merge import add_rows, gather_tokens, merge_tokens
 from prunepass.rules.select import Selection, keep_everything, select_by_score
 from tests.rules.example import numbers
 
@@ -32,10 +32,10 @@ def test_gather_for_any_trailing_axes() -> None:
         assert torch.equal(gather_tokens(x, index), expected)
 
 
-def test_add_tokens_sums_equal_indices_and_mutates_nothing() -> None:
+def test_add_rows_sums_equal_indices_and_mutates_nothing() -> None:
     x, rows = numbers(1, 3, 2), numbers(1, 2, 2, seed=1)
     before = x.clone()
-    out = add_tokens(x, torch.tensor([[2, 2]]), rows)
+    out = add_rows(x, torch.tensor([[2, 2]]), rows)
     assert torch.equal(x, before)
     torch.testing.assert_close(out[0, 2], x[0, 2] + rows.sum(1)[0], rtol=1e-14, atol=0)
     assert torch.equal(out[0, :2], x[0, :2])

@@ -1,0 +1,63 @@
+"""Taking out of a graph what computes nothing new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from prunepass.graph import meta
+
+_NO_OPS = {
+    torch.ops.aten.dropout.default,
+    torch.ops.aten.detach.default,
+    torch.ops.aten.alias.default,
+    torch.ops.aten.lift_fresh_copy.default,
+}
+_IMPURE = {torch.ops.aten.rand.default, torch.ops.aten.randn.default}
+
+
+def drop_no_ops(graph: Graph) -> int:
+    """How many nodes without effect at inference were taken out; labels move to their operand."""
+    dropped = 0
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _NO_OPS:
+            source = node.args[0]
+            assert isinstance(source, Node)
+            for label in meta.labels(node):
+                meta.add_label(source, label)
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+            dropped += 1
+    return dropped
+
+
+def fold_duplicates(graph: Graph) -> int:
+    """How many nodes were replaced by an earlier one with the same operation and operands."""
+    seen: dict[Any, Node] = {}
+    folded = 0
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target in _IMPURE or not node.users:
+            continue
+        if getattr(getattr(node.target, "_schema", None), "is_mutable", False):
+            continue
+        key = (node.target, _frozen(node.args), _frozen(dict(node.kwargs)))
+        earlier = seen.setdefault(key, node)
+        if earlier is node:
+            continue
+        for label in meta.labels(node):
+            meta.add_label(earlier, label)
+        node.replace_all_uses_with(earlier)
+        graph.erase_node(node)
+        folded += 1
+    return folded
+
+
+def _frozen(value: Any) -> Any:
+    """`value` as something hashable that tells 1, 1.0 and True apart."""
+    if isinstance(value, dict):
+        return tuple((k, _frozen(v)) for k, v in sorted(value.items()))
+    if isinstance(value, (tuple, list)):
+        return tuple(_frozen(v) for v in value)
+    return (type(value).__name__, value) if not isinstance(value, Node) else value
