@@ -6,14 +6,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from prunepass.errors import PlanError, nearest
 
 SCHEMA = 1
 KINDS = ("reduce_tokens",)
 ACTIONS = ("drop", "merge")
-Plain = None | bool | int | float | str
+Action = Literal["drop", "merge"]
+Plain = None | bool | int | float | str | list[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Step:
     site: str
     rule: str
     keep: int | float
-    action: str = "drop"
+    action: Action = "drop"
     options: Mapping[str, Plain] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class Step:
                 raise PlanError(
                     f"option {name!r} of the step at {self.site} is not a plain value",
                     found=f"{value!r} ({type(value).__name__})",
-                    fix="use a finite number, a string, true, false or null",
+                    fix="use a finite number, a string, true, false, null or a list of these",
                 )
 
     def count(self, tokens: int, prefix: int) -> int:
@@ -159,6 +160,8 @@ def check_keep(keep: object, *, where: str) -> None:
 def _is_plain(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, (bool, int, str))
 
 

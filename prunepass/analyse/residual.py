@@ -35,8 +35,9 @@ def find_residuals(graph: Graph, attentions: list[Attention]) -> list[Residual]:
     """The residual additions of token streams [B, T, C], in graph order.
 
     An addition of two tensors of equal shape is residual if one operand was computed from the
-    other. Its branch is everything between the two. Branches that neither attend nor hold a linear
-    layer (position convolutions, for one) are left out.
+    other, or from what the other was added to (parallel branches: (x + f(x)) + g(x)). Its branch is
+    everything between the two. Branches that neither attend nor hold a linear layer (position
+    convolutions, for one) are left out.
     """
     nodes = list(graph.nodes)
     bit = {node: 1 << i for i, node in enumerate(nodes)}
@@ -48,7 +49,8 @@ def find_residuals(graph: Graph, attentions: list[Attention]) -> list[Residual]:
         before[node] = ancestors
     linear = sum(bit[n] for n in nodes if n.op == "call_function" and n.target in _LINEAR)
     cores = {a: bit[a.core] for a in attentions}
-    found = []
+    found: list[Residual] = []
+    root: dict[Node, Node] = {}
     for node in nodes:
         if node.op != "call_function" or node.target not in _ADDITIONS:
             continue
@@ -59,8 +61,10 @@ def find_residuals(graph: Graph, attentions: list[Attention]) -> list[Residual]:
         if shapes[0] is None or len(shapes[0]) != 3 or shapes[0] != shapes[1]:
             continue
         for source, end in (operands, operands[::-1]):
-            if before[end] & bit[source]:  # type: ignore[index]
+            start = root.get(source, source)  # type: ignore[arg-type]
+            if before[end] & (bit[source] | bit[start]):  # type: ignore[index]
                 branch = (before[end] | bit[end]) & ~before[source] & ~bit[source]  # type: ignore[index]
+                root[node] = source if before[end] & bit[source] else start  # type: ignore[index, assignment]
                 inside = tuple(a for a in attentions if cores[a] & branch)
                 if inside:
                     found.append(Residual("attention", node, source, inside))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
-from prunepass.analyse.attention import Attention, find_attentions
+from prunepass.analyse.attention import FUSED, Attention, find_attentions
 from prunepass.analyse.residual import Residual, find_residuals
 from prunepass.analyse.token_trace import BATCH, Refusal, TokenTrace, trace_tokens
 from prunepass.graph import meta
@@ -98,9 +98,21 @@ def roles(table: dict[str, Node], block: int, tokens: int) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def narrowed_attention(table: dict[str, Node], site: str) -> Node | None:
+    """The fused attention of a site, whose queries can be cut to the prefix tokens.
+
+    None where the attention is written out; then its result is cut.
+    """
+    core = table.get(f"{site}:core")
+    return core if core is not None and core.target is FUSED else None
+
+
 def _label_blocks(graph: Graph, residuals: list[Residual]) -> None:
     block, last, mlps = -1, None, 0
     for residual in residuals:
+        # A pooling head may add an MLP to what it pooled: that belongs to no block.
+        if last is not None and residual.kind == "mlp" and _tokens(residual.node) != _tokens(last):
+            continue
         if residual.kind == "attention":
             if last is not None and block >= 0:
                 meta.add_label(last, f"block[{block}].output:output")
@@ -117,6 +129,10 @@ def _label_blocks(graph: Graph, residuals: list[Residual]) -> None:
         last = residual.node
     if last is not None and block >= 0:
         meta.add_label(last, f"block[{block}].output:output")
+
+
+def _tokens(node: Node) -> int:
+    return (meta.concrete_shape(node, BATCH) or (0, 0))[1]
 
 
 def _label_attention(site: str, attention: Attention) -> None:
@@ -212,18 +228,19 @@ def _reads_prefix_only(
     """Whether removing every token but the prefix after the last block changes nothing."""
     if prefix == 0 or refusals.get(last) is not None:
         return False
-    frontier, seen = [last], set()
-    trace = trace_tokens(module, last, prefix=prefix)
+    return tokens_kept_apart(last, trace_tokens(module, last, prefix=prefix))
+
+
+def tokens_kept_apart(node: Node, trace: TokenTrace) -> bool:
+    """Whether behind `node` tokens never mix, and only prefix tokens are read out of them."""
+    frontier, seen = [node], {node}
     while frontier:
-        node = frontier.pop()
-        for user in node.users:
+        for user in frontier.pop().users:
             if user in seen:
                 continue
             seen.add(user)
             if user not in trace.axes:
-                if user.target is not torch.ops.aten.select.int and not (
-                    user.target is torch.ops.aten.slice.Tensor
-                ):
+                if user.target not in (torch.ops.aten.select.int, torch.ops.aten.slice.Tensor):
                     return False
                 continue
             if not _keeps_tokens_apart(user, trace):

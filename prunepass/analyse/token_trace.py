@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from torch.fx import GraphModule, Node
 from prunepass.errors import UnsupportedGraph
 from prunepass.graph import meta
 
-BATCH = 7
-"""Stand-in for every dynamic dimension while shapes are compared."""
+BATCH = 10007
+"""Stand-in for every dynamic dimension while shapes are compared: no model has such a size."""
 
 _Path = tuple[int | str, ...]
 Axes = tuple[tuple[int, int], ...]
@@ -28,20 +29,38 @@ Axes = tuple[tuple[int, int], ...]
 means that the first token was sliced off, +1 that one was put in front."""
 
 _POSITIONAL = {
-    torch.ops.aten.roll.default,
-    torch.ops.aten.index_select.default,
-    torch.ops.aten.index.Tensor,
-    torch.ops.aten.gather.default,
-    torch.ops.aten.cumsum.default,
-    torch.ops.aten.flip.default,
-    torch.ops.aten.conv1d.default,
-    torch.ops.aten.conv2d.default,
-    torch.ops.aten.conv3d.default,
-    torch.ops.aten.avg_pool1d.default,
-    torch.ops.aten.avg_pool2d.default,
-    torch.ops.aten.max_pool2d.default,
-}
-"""Operations that treat an axis by position. On a token axis they need tokens in their places."""
+    "roll", "flip", "sort", "argsort", "cumsum", "index", "index_select", "gather", "conv1d",
+    "conv2d", "conv3d", "convolution", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "constant_pad_nd", "pad", "split", "chunk", "unbind",
+}  # fmt: skip
+"""Operations that treat some axes by position. On a token axis they need tokens in their places."""
+
+_ALIKE = {
+    # views and copies
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "squeeze",
+    "unsqueeze", "expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "transpose",
+    "permute", "movedim", "swapaxes", "swapdims", "mT", "t", "contiguous", "alias", "detach", "to",
+    "_to_copy", "type_as", "lift_fresh_copy", "getitem", "stack", "dropout", "feature_dropout",
+    # looked at one by one in `_check_positions`
+    "select", "slice", "narrow", "split_with_sizes", "cat",
+    # sums over an axis
+    "linear", "matmul", "bmm", "mm", "mv", "addmm", "baddbmm", "einsum", "cosine_similarity",
+    "scaled_dot_product_attention", "softmax", "_softmax", "log_softmax", "layer_norm",
+    "native_layer_norm", "rms_norm", "_fused_rms_norm", "group_norm", "native_group_norm",
+    "batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "sum", "mean", "amax",
+    "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "norm", "logsumexp",
+    "linalg_vector_norm", "all", "any", "topk",
+    # entry by entry, though not tagged so
+    "gelu", "hardswish", "prelu", "glu", "floor_divide", "softmin", "rrelu", "__and", "__or",
+    "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",
+    "new_empty", "embedding", "_assert_tensor_metadata", "sym_size",
+}  # fmt: skip
+"""Operations that treat the entries of a token axis alike, wherever they stand, besides those that
+torch tags as pointwise. What is neither here nor in `_POSITIONAL` is refused: a token axis that an
+unknown operation reads by position would give wrong numbers without any complaint."""
+
+_VIEWS = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as"}
 
 _BROADCASTING = {
     "add", "sub", "mul", "div", "where", "maximum", "minimum", "addcmul", "masked_fill",
@@ -83,8 +102,6 @@ class TokenTrace:
         frozen: Frozen sizes to rewrite.
         live_ins: Operands to gather.
         reaches_output: Whether an output of the program carries a token axis.
-        reads: Largest index read from a token axis directly, -1 if none; everything the program
-            reads by index lies among the first `reads + 1` tokens.
     """
 
     site: Node
@@ -117,7 +134,7 @@ def trace_tokens(module: GraphModule, site: Node, *, prefix: int) -> TokenTrace:
     shape = meta.concrete_shape(site, BATCH)
     if shape is None or len(shape) != 3:
         raise Refusal(
-            "tokens need a value of shape [B, T, C]", node=site, found=f"{site.name}: {shape}"
+            "tokens need a value of shape [B, T, C]", node=site, found=_shape_text(site)
         )
     tokens = shape[1]
     removable = tokens - prefix
@@ -230,7 +247,11 @@ class _Probe:
         _map(dict(node.kwargs), ("kwargs",), collect)
         for path, size in slots:
             results = self._attempt(node, {path: lambda delta, size=size: size - delta})
-            if results is not None and self._axes_of(node, results) is not None:
+            if (
+                results is not None
+                and self._axes_of(node, results) is not None
+                and self._keeps_apart(node, results)
+            ):
                 yield results, [FrozenSize(node, path, size - self.trace.tokens)], []
 
     def _live_in_readings(
@@ -304,6 +325,11 @@ class _Probe:
 
     def _check_positions(self, node: Node) -> None:
         """Refuses what reads a token axis by position, other than prefix tokens in front."""
+        name = _op_name(node)
+        if name == "cat":
+            self._check_cat(node)
+        elif name not in _POSITIONAL | _ALIKE and torch.Tag.pointwise not in _tags(node):
+            raise self._refuse(node, "not known to treat all tokens alike")
         source = next((a for a in node.args if isinstance(a, Node) and self.trace.axes.get(a)), None)
         if source is None:
             return
@@ -311,24 +337,44 @@ class _Probe:
         shape = meta.concrete_shape(source, BATCH)
         assert shape is not None
         rank = len(shape)
-        if node.target is torch.ops.aten.select.int:
-            axis, index = node.args[1] % rank, node.args[2]  # type: ignore[operator]
-            if axis in axes and not 0 <= index < self.prefix + axes[axis]:  # type: ignore[operator]
+        args: Any = (*node.args, *(None,) * (5 - len(node.args)))
+        if name == "select":
+            axis, index = args[1] % rank, args[2]
+            if axis in axes and not 0 <= index < self.prefix + axes[axis]:
                 raise self._refuse(node, f"reads token {index}, which may be removed")
-        elif node.target is torch.ops.aten.slice.Tensor:
-            args = (*node.args, *(None,) * (5 - len(node.args)))
-            axis = (args[1] or 0) % rank  # type: ignore[operator]
+        elif name in ("slice", "narrow"):
+            axis = (args[1] or 0) % rank
+            start, end, step = args[2:5]
+            if name == "narrow":
+                end, step = start + end, None
             if axis in axes:
-                self._check_slice(node, args[2], args[3], args[4], shape[axis], axes[axis])
-        elif node.target in _POSITIONAL:
-            touched = _positional_axes(node, rank)
-            if any(axis in axes for axis in touched):
-                pointwise = _op_name(node).startswith("conv") and all(
-                    k == 1
-                    for k in (meta.concrete_shape(node.args[1], BATCH) or ())[2:]  # type: ignore[arg-type]
-                )
-                if not pointwise:
-                    raise self._refuse(node, "treats tokens by their position")
+                self._check_slice(node, start, end, step, shape[axis], axes[axis])
+        elif name == "split_with_sizes":
+            axis = (args[2] or 0) % rank
+            if axis in axes and sum(args[1][:-1]) > self.prefix + axes[axis]:
+                raise self._refuse(node, f"splits tokens into {list(args[1])}")
+        elif name in _POSITIONAL and any(a in axes for a in _positional_axes(node, rank)):
+            raise self._refuse(node, "treats tokens by their position")
+        elif name == "sum":
+            self._check_mean(node, axes, shape)
+
+    def _check_cat(self, node: Node) -> None:
+        """Refuses tokens with something behind them: they must come last to be counted."""
+        parts: Any = node.args[0]
+        rank = len(meta.shape(node) or ())
+        axis = _axis(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0), rank)
+        for part in parts[:-1]:
+            if axis in dict(self.trace.axes.get(part, ())):
+                raise self._refuse(node, "puts something behind the tokens")
+
+    def _check_mean(self, node: Node, axes: dict[int, int], shape: tuple[int, ...]) -> None:
+        """Refuses a mean written as a sum over tokens and a division by their number."""
+        dims: Any = node.args[1] if len(node.args) > 1 else range(len(shape))
+        counts = {shape[_axis(d, len(shape))] for d in dims if _axis(d, len(shape)) in axes}
+        for user in node.users:
+            by = [a for a in user.args if isinstance(a, (int, float)) and a]
+            if _op_name(user) in ("div", "mul") and by and {by[0], 1 / by[0]} & counts:
+                raise self._refuse(user, "divides a sum by the number of tokens; use mean")
 
     def _check_slice(
         self, node: Node, start: Any, end: Any, step: Any, size: int, offset: int
@@ -349,6 +395,8 @@ class _Probe:
         axes = self._axes_of(node, results)
         if axes is None:
             raise self._refuse(node, "its result does not shrink by one entry a token")
+        if not self._keeps_apart(node, results):
+            raise self._refuse(node, "it mixes tokens with another axis")
         if isinstance(axes, list):
             if any(axes):
                 self.shrunk[node] = results
@@ -364,6 +412,8 @@ class _Probe:
         if isinstance(val, torch.Tensor):
             return self._axes(_sizes(val), results)
         if isinstance(val, (tuple, list)):
+            if any(len(val) != len(r) for r in results):
+                return None
             parts = [
                 self._axes(_sizes(v), [r[i] for r in results])
                 if isinstance(v, torch.Tensor)
@@ -385,6 +435,20 @@ class _Probe:
                 return None
         return tuple(axes)
 
+    def _keeps_apart(self, node: Node, results: list[Any]) -> bool:
+        """Whether a view leaves each token's entries together.
+
+        It does where as many entries precede the token axis as before. That also tells the token
+        axis from another of the same length: [B, 16, 4, 4] viewed as [B, 16, 16]."""
+        source = node.args[0] if node.args else None
+        if _op_name(node) not in _VIEWS or not isinstance(source, Node):
+            return True
+        before = meta.concrete_shape(source, BATCH) or ()
+        after = meta.concrete_shape(node, BATCH) or ()
+        known = {(before[a], prod(before[:a])) for a, _ in self.trace.axes.get(source, ())}
+        found = self._axes_of(node, results) or ()
+        return all((after[a], prod(after[:a])) in known for a, _ in found)
+
     def _full(self, node: Node) -> Any:
         """The value of a node at the full token count, on the meta device."""
         if node not in self.full:
@@ -400,9 +464,8 @@ class _Probe:
         return self.full[node]
 
     def _refuse(self, node: Node, why: str) -> Refusal:
-        operands = ", ".join(
-            str(list(meta.concrete_shape(n, BATCH) or ())) for n in node.all_input_nodes
-        )
+        tensors = [n for n in node.all_input_nodes if meta.shape(n) is not None]
+        operands = ", ".join(_shape_text(n) for n in tensors)
         return Refusal(
             f"cannot remove tokens before {meta.module_path(node)}",
             node=node,
@@ -469,15 +532,42 @@ def _op_name(node: Node) -> str:
 
 
 def _positional_axes(node: Node, rank: int) -> tuple[int, ...]:
+    """The axes of the first operand that an operation treats by position."""
     name = _op_name(node)
-    if name.startswith(("conv", "avg_pool", "max_pool")):
+    args: Any = (*node.args, *(None,) * (3 - len(node.args)))
+    if name.startswith("conv"):
+        kernel = (meta.concrete_shape(args[1], BATCH) or ())[2:]
+        return tuple(rank - len(kernel) + i for i, size in enumerate(kernel) if size != 1)
+    if name.startswith("adaptive"):
+        sizes = args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
+        return tuple(rank - len(sizes) + i for i, size in enumerate(sizes) if size != 1)
+    if "pool" in name:
         return tuple(range(rank - int(name[-2]), rank))
+    if name in ("pad", "constant_pad_nd"):
+        pads = args[1]
+        return tuple(rank - 1 - i // 2 for i, size in enumerate(pads) if size != 0)
     if name == "index":
-        indices: Any = node.args[1]
-        return tuple(i for i, index in enumerate(indices) if index is not None)
-    dims: Any = node.args[2] if name == "roll" else node.args[1]
+        return tuple(i for i, index in enumerate(args[1]) if index is not None)
+    if name in ("roll", "split", "chunk"):
+        dims = args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    else:
+        dims = args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     dims = dims if isinstance(dims, (list, tuple)) else [dims]
-    return tuple(d % rank for d in dims)
+    return tuple(_axis(d, rank) for d in dims)
+
+
+def _axis(dim: Any, rank: int) -> int:
+    return int(dim) % rank
+
+
+def _tags(node: Node) -> list[torch.Tag]:
+    return list(getattr(node.target, "tags", ()))
+
+
+def _shape_text(node: Node) -> str:
+    """Shape of a node's tensor as text, with B for a dynamic size."""
+    sizes = meta.shape(node) or ()
+    return "[" + ", ".join(str(s) if isinstance(s, int) else "B" for s in sizes) + "]"
 
 
 def _sizes(val: torch.Tensor) -> tuple[int, ...]:

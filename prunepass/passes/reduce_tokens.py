@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from prunepass.analyse.attention import Attention, find_attentions
-from prunepass.analyse.sites import prefix_tokens, roles
+from prunepass.analyse.sites import narrowed_attention, prefix_tokens, roles, tokens_kept_apart
 from prunepass.analyse.token_trace import (
     Axes,
     Refusal,
@@ -35,7 +35,7 @@ from prunepass.rules.attention import attention_with_probabilities
 from prunepass.rules.live_in import compose, gather_live_in
 from prunepass.rules.merge import gather_tokens, merge_tokens
 from prunepass.rules.proportional import biased_mask, biased_scores, weighted_mean
-from prunepass.rules.table import rule, select
+from prunepass.rules.table import UNREAD, rule, select
 
 
 def reduce_tokens(
@@ -98,6 +98,7 @@ class _Reducer:
         self.prefix = prefix_tokens(self.graph)
         self.cuts = self._bind(steps)
         self.trace = self._trace()
+        self.narrowed = self._narrowed()
         self.attentions = {a.core: a for a in find_attentions(self.graph)}
         self.stages = [_Stage(self.trace.tokens)]
         self.stage_of: dict[Node, int] = {}
@@ -120,7 +121,7 @@ class _Reducer:
                 n in self.stage_of for n in node.all_input_nodes
             ):
                 self._visit(node, frozen.get(node, []), live.get(node, {}))
-            if node in cuts:
+            if node in cuts and node not in self.replaced:
                 self._cut(cuts[node])
         return PassRecord(
             kind="reduce_tokens",
@@ -161,7 +162,8 @@ class _Reducer:
         for node in sorted(bound, key=lambda n: order[n]):
             step = bound[node]
             after = step.count(tokens, self.prefix)
-            if not self.prefix < after <= tokens and not (after == self.prefix > 0):
+            exact = step.rule == UNREAD and after == self.prefix > 0
+            if not self.prefix < after <= tokens and not exact:
                 raise PlanError(
                     f"cannot keep {after} tokens at {step.site}",
                     found=f"{tokens} tokens arrive there, {self.prefix} of them prefix tokens",
@@ -196,11 +198,58 @@ class _Reducer:
                 )
         return trace
 
+    def _narrowed(self) -> dict[Node, _Cut]:
+        """Attentions whose queries are cut to the prefix, by the step that allows it."""
+        found = {}
+        for cut in self.cuts:
+            if cut.step.rule != UNREAD:
+                continue
+            if not tokens_kept_apart(cut.node, self.trace):
+                raise PlanError(
+                    f"rule {UNREAD!r} does not fit {cut.step.site}",
+                    found="other tokens than the prefix are read behind it",
+                    fix="use it at the last attention of a model that reads its class token only",
+                )
+            core = narrowed_attention(self.table, cut.step.site)
+            if core is not None and core in self.trace.axes:
+                found[core] = cut
+        return found
+
+    def _narrow(self, node: Node, cut: _Cut) -> None:
+        """Lets only the prefix tokens ask: the queries of a fused attention are sliced."""
+        stage = self._lift_operands(node, {})
+        if self.stages[stage].size is not None:
+            self._bias(self.attentions[node], stage)
+        label = f"{cut.step.site}:reduce"
+        query, prefix = node.args[0], self.prefix
+        sliced = insert_call(
+            self.graph, first_queries, (query, prefix), before=node, label=f"{label}.queries"
+        )
+        node.args = (sliced, *node.args[1:])
+        mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+        if isinstance(mask, Node):
+            rows = insert_call(
+                self.graph, first_queries, (mask, prefix), before=node, label=f"{label}.mask"
+            )
+            replace_argument(node, ("args", 3) if len(node.args) > 3 else ("kwargs", "attn_mask"), rows)
+        kept = insert_call(
+            self.graph, first_positions, (query, prefix), before=node, label=f"{label}.kept"
+        )
+        self.stages.append(_Stage(prefix, kept, None, {stage: kept}))
+        self.stage_of[node] = stage + 1
+        self.replaced[cut.node] = cut.node
+
     def _visit(self, node: Node, frozen: list[Any], live: dict[Any, Any]) -> None:
         """Brings a node's operands to one stage, and its sizes to that stage's count."""
         if node not in self.trace.axes:
-            self._lift_operands(node, live)
+            stage = self._lift_operands(node, live)
+            # Attention whose queries are no tokens: a pooling latent, a class token.
+            if node in self.attentions and self.stages[stage].size is not None:
+                self._bias(self.attentions[node], stage)
             self._weigh_mean(node)
+            return
+        if node in self.narrowed:
+            self._narrow(node, self.narrowed[node])
             return
         stage = self._lift_operands(node, live)
         self.stage_of[node] = stage
@@ -338,7 +387,7 @@ class _Reducer:
             return
         step, label = cut.step, f"{cut.step.site}:reduce"
         at = cut.node.next
-        if cut.after == self.prefix:
+        if step.rule == UNREAD:
             kept, size, reduced = self._cut_to_prefix(cut, label, at)
         else:
             selection = insert_call(
@@ -420,10 +469,29 @@ class _Reducer:
             elif name == "size":
                 found[name] = here.size or self._ones(cut.node, cut.node.next, cut.step.site)
             elif name == "attention":
-                found[name] = self._probabilities(block)
+                found[name] = self._attention_role(cut, block)
             else:
-                found[name] = self.table[f"block[{block}].attention:{name}"]
+                node = self.table[f"block[{block}].attention:{name}"]
+                found[name] = self._at_last_stage(node, cut)
         return found
+
+    def _at_last_stage(self, node: Node, cut: _Cut) -> Node:
+        """Queries, keys or values [B, H, T, D] of the tokens that arrive at a cut."""
+        behind, stage = self.stage_of.get(node, 0), len(self.stages) - 1
+        if behind == stage:
+            return node
+        return self._gather(node, behind, stage, ((2, 0),), 4, cut.node.next)
+
+    def _attention_role(self, cut: _Cut, block: int) -> Node:
+        """Attention probabilities [B, H, T, T] of the tokens that arrive at a cut."""
+        core = self.table[f"block[{block}].attention:core"]
+        if self.stage_of.get(core, 0) != len(self.stages) - 1:
+            raise PlanError(
+                f"rule {cut.step.rule!r} needs `attention`, which {cut.step.site} no longer has",
+                found="another step removes tokens between the attention and this site",
+                fix="one step a block, or a rule that reads keys, such as tome",
+            )
+        return self._probabilities(block)
 
     def _probabilities(self, block: int) -> Node:
         """Attention probabilities of a block, its fused attention written out where needed."""
@@ -442,6 +510,9 @@ class _Reducer:
         output = self._item(written, 0, core, f"block[{block}].attention:core")
         self.table[label] = self._item(written, 1, core, label)
         core.replace_all_uses_with(output)
+        # Fused attention counts as random (it has a dropout), so dead code removal would keep it.
+        self.graph.erase_node(core)
+        self.table[f"block[{block}].attention:core"] = output
         if core in self.stage_of:
             self.stage_of[output] = self.stage_of[core]
             self.trace.axes[output] = self.trace.axes[core]
@@ -451,6 +522,11 @@ class _Reducer:
 def first_tokens(x: torch.Tensor, count: int) -> torch.Tensor:
     """The first tokens of `x`: [B, T, ...] -> [B, count, ...]."""
     return x[:, :count]
+
+
+def first_queries(x: torch.Tensor, count: int) -> torch.Tensor:
+    """The first rows of queries or a mask: [B, H, Q, D] -> [B, H, count, D]; one row stays one."""
+    return x if x.shape[-2] == 1 else x[..., :count, :]
 
 
 def first_positions(x: torch.Tensor, count: int) -> torch.Tensor:

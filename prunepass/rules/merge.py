@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prunepass.rules.precision import like, widen
+from prunepass.rules.precision import SMALLEST_SQUARE, like, square_sum, widen
 
 if TYPE_CHECKING:  # select.py builds on gather_tokens; the name is needed here for types only
     from prunepass.rules.select import Selection
@@ -46,28 +46,59 @@ def add_rows(x: Tensor, row: Tensor, addition: Tensor) -> Tensor:
 
 
 def merge_tokens(x: Tensor, size: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
-    """(x' [B, K, C], size' [B, K]): dropped tokens averaged into their targets, weighted by size.
+    """(x' [B, K, C], size' [B, K]): dropped tokens averaged into their targets.
 
-    The mean is formed as target + sum of share * (dropped - target), share = size / joint size: a
-    kept token that nothing joins comes out unchanged to the bit, and float16 does not overflow.
+    The mean is formed as target + sum of share * (dropped - target), share = weight / joint weight:
+    a kept token that nothing joins comes out unchanged to the bit, and float16 does not overflow.
     Nothing dropped returns the inputs themselves.
+
+    Where the selection brings weights, tokens count by these and not by size, and a merged token
+    gets the mean norm of its parts back: averaging alone makes it shorter the less they agree.
 
     Args:
         x: [B, T, C].
-        size: [B, T], > 0: how many original tokens each token stands for.
+        size: [B, T], > 0: how many original tokens each token stands for; sizes always add up.
         selection: What is kept and dropped, and each dropped token's target.
 
-    Source: ToMe (ICLR 2023, arXiv 2210.09461), merging with the tokens' sizes. The kept tokens keep
-    their order here, where ToMe puts unmerged A before B.
+    Source: ToMe (ICLR 2023, arXiv 2210.09461), merging with the tokens' sizes; weights and norm are
+    ours. The kept tokens keep their order here, where ToMe puts unmerged A before B.
     """
-    kept, dropped, target = selection
+    kept, dropped, target, weight = selection
     if dropped.shape[1] == 0:
         return x, size
     wide = widen(size)
-    size_dropped = wide.gather(1, dropped)
-    joint = wide.gather(1, kept).scatter_add(1, target, size_dropped)
-    share = (size_dropped / joint.gather(1, target)).unsqueeze(-1)
+    joint = wide.gather(1, kept).scatter_add(1, target, wide.gather(1, dropped))
+    if weight is None:
+        share = wide.gather(1, dropped) / joint.gather(1, target)
+    else:
+        heavy = weight.gather(1, kept).scatter_add(1, target, weight.gather(1, dropped))
+        share = weight.gather(1, dropped) / heavy.gather(1, target)
     x_kept = gather_tokens(x, kept)
     at = rows(target, tokens=kept.shape[1])
     difference = gather_tokens(x, dropped) - take(x_kept, at)
-    return add_rows(x_kept, at, difference * like(share, x)), like(joint, size)
+    merged = add_rows(x_kept, at, difference * like(share.unsqueeze(-1), x))
+    if weight is not None:
+        merged = _with_mean_norm(merged, norm(x), share, selection)
+    return merged, like(joint, size)
+
+
+def _with_mean_norm(merged: Tensor, norms: Tensor, share: Tensor, selection: Selection) -> Tensor:
+    """`merged` [B, K, C] with rows as long as their parts were on average.
+
+    Args:
+        merged: The means.
+        norms: [B, T], the norms before.
+        share: [B, R], what each dropped token contributed.
+        selection: What went where.
+    """
+    kept, dropped, target, _ = selection
+    of_kept = norms.gather(1, kept)
+    change = share * (norms.gather(1, dropped) - of_kept.gather(1, target))
+    wanted = of_kept.scatter_add(1, target, change)
+    factor = wanted / norm(merged)
+    return merged * like(factor.unsqueeze(-1), merged)
+
+
+def norm(x: Tensor) -> Tensor:
+    """Euclidean norm of each row of `x` [B, T, C], in float32 or wider: [B, T], > 0."""
+    return (square_sum(widen(x)) + SMALLEST_SQUARE).sqrt().squeeze(-1)

@@ -23,11 +23,14 @@ class Selection(NamedTuple):
         dropped: [B, R] int64, token indices, in no promised order.
         target: [B, R] int64, 0..K-1: the position within `kept` of the token that each dropped
             token joins if it is merged. Never the position of a prefix token.
+        weight: [B, T], > 0, or None: what each token weighs in the mean when tokens are merged;
+            None weighs by size.
     """
 
     kept: Tensor
     dropped: Tensor
     target: Tensor
+    weight: Tensor | None = None
 
 
 def check_keep(*, tokens: int, keep: int, prefix: int) -> None:

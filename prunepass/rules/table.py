@@ -16,10 +16,13 @@ from prunepass.rules.key_norm import key_norm
 from prunepass.rules.page_rank import page_rank_score
 from prunepass.rules.random import random
 from prunepass.rules.received_attention import received_attention
-from prunepass.rules.select import Selection, select_by_score
+from prunepass.rules.select import Selection, keep_everything, select_by_score
 from prunepass.rules.similarity import head_rows
 from prunepass.rules.tome import tome
 from prunepass.rules.zero_tprune import zero_tprune
+
+UNREAD = "unread"
+"""The rule that keeps prefix tokens only, where nothing else is read: exact, and no scores."""
 
 ROLES = ("attention", "query", "key", "value", "hidden", "size")
 
@@ -48,6 +51,18 @@ class Rule:
     takes_prefix: bool = False
     source: str
     summary: str
+
+
+def prefix_only(hidden: Tensor, *, keep: int, prefix: int) -> Selection:
+    """The selection of the first `keep` tokens of `hidden` [B, T, C]; the others have no target.
+
+    Raises:
+        ValueError: `keep` is not `prefix`, or there are no prefix tokens.
+    """
+    if not 0 < keep == prefix:
+        raise ValueError(f"unread keeps exactly the prefix tokens: keep={keep}, prefix={prefix}")
+    every = keep_everything(hidden).kept
+    return Selection(every[:, :prefix], every[:, prefix:], every[:, prefix:] * 0)
 
 
 _PAGE_RANK_OPTIONS: Mapping[str, object] = MappingProxyType(
@@ -137,12 +152,20 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             source="ToMe, ICLR 2023, arXiv 2210.09461, section 3",
             summary="pairs with the most alike keys merge",
         ),
+        UNREAD: Rule(
+            name=UNREAD,
+            kind="selection",
+            function=prefix_only,
+            needs=("hidden",),
+            source="dead code elimination along the token axis",
+            summary="keeps prefix tokens only; exact where nothing else is read",
+        ),
         "attention-weighted": Rule(
             name="attention-weighted",
             kind="selection",
             function=attention_weighted,
             needs=("key", "hidden", "attention"),
-            options=MappingProxyType({"power": 0.5}),
+            options=MappingProxyType({"power": 0.5, "rounds": 1, "weigh": True}),
             source="this project; matching as in ToMe",
             summary="alike pairs merge, those little looked at first",
         ),

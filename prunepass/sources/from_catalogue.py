@@ -25,7 +25,11 @@ def load_catalogue(
     Raises:
         ModelError: the name is unknown, or the weights cannot be had or do not fit.
     """
-    from prunepass.models.catalogue import catalogue, load
+    # mypy does not see a package that an editable install maps from another folder.
+    from prunepass.models.catalogue import (  # type: ignore[import-not-found, unused-ignore]
+        catalogue,
+        load,
+    )
 
     cards = catalogue()
     if name not in cards:

@@ -38,9 +38,7 @@ def load_from_file(spec: str) -> tuple[nn.Module, Preprocessing]:
     file, _, name = spec.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise ModelError(
-            f"there is no file {file}", found=spec, fix="path/to/file.py:function"
-        )
+        raise ModelError(f"there is no file {file}", found=spec, fix="path/to/file.py:function")
     with _importable(path.resolve().parent), seeded():
         function = _function(path, name)
         with _reported(path, f"{name}()"):
@@ -52,7 +50,7 @@ def load_from_file(spec: str) -> tuple[nn.Module, Preprocessing]:
             fix="return a torch.nn.Module",
         )
     for attribute in ("pretrained_cfg", "default_cfg"):
-        config = getattr(module, attribute, None)
+        config: Any = getattr(module, attribute, None)
         config = config.to_dict() if hasattr(config, "to_dict") else config
         if isinstance(config, Mapping) and config:
             return module, Preprocessing.from_timm(config)
@@ -64,14 +62,16 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     private = f"_prunepass_model_{digest}"
     spec = importlib.util.spec_from_file_location(private, path)
-    if spec is None or spec.loader is None:
+    if spec is None:
         raise ModelError(f"Python cannot import {path}", found="no loader", fix="a .py file")
     imported = importlib.util.module_from_spec(spec)
     # It stays in sys.modules: dataclasses, pickle and torch.export look classes up there.
     sys.modules[private] = imported
     try:
         with _reported(path, "importing it"):
-            spec.loader.exec_module(imported)
+            # Not loader.exec_module: it leaves a __pycache__ beside the file, and takes an edit
+            # within the same second for no edit.
+            exec(compile(path.read_bytes(), str(path), "exec"), imported.__dict__)
     except ModelError:
         del sys.modules[private]
         raise

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from prunepass.errors import ModelError, nearest
 from prunepass.sources.hub import cached_file, hub_unreachable, no_pretrained, reachable
 from prunepass.sources.preprocess import Preprocessing
-from prunepass.sources.weights import apply_weights, fitted, read_weights, seeded, shapes
+from prunepass.sources.weights import (
+    apply_weights,
+    check_finite,
+    fitted,
+    read_weights,
+    seeded,
+    shapes,
+)
 
 
 def load_timm(
@@ -37,6 +44,7 @@ def load_timm(
         module = _load_file(name, file, image_size)
     elif weights == "pretrained":
         module = _load_pretrained(name, config, image_size)
+        check_finite(module.state_dict(), name)
     else:
         module = _create(name, image_size)
     if image_size is not None:
@@ -46,9 +54,10 @@ def load_timm(
 
 def fused_attention() -> bool:
     """Whether timm's layers call scaled_dot_product_attention; a setting of the process."""
-    from timm.layers import use_fused_attn
+    from timm import layers
 
-    return bool(use_fused_attn())
+    use: Callable[[], bool] = vars(layers)["use_fused_attn"]
+    return use()
 
 
 def check_size(module: nn.Module, name: str, image_size: int) -> None:
@@ -93,7 +102,7 @@ def _config(name: str) -> Mapping[str, Any]:
         raise ModelError(
             f"timm has no weights {tag!r} of {base}", found=name, fix="one of " + ", ".join(close)
         ) from error
-    return dict(config.to_dict()) if config is not None else {}
+    return vars(config) if config is not None else {}
 
 
 def _create(name: str, image_size: int | None, **options: Any) -> nn.Module:

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from prunepass.errors import ModelError
 from prunepass.sources.hub import cached_file, hub_unreachable, no_pretrained
 from prunepass.sources.preprocess import Preprocessing
-from prunepass.sources.weights import (
-    read_weights,
-    refuse_misfit,
-    seeded,
-)
+from prunepass.sources.transformers_build import build_model, construct, has_no_pooler
+from prunepass.sources.transformers_processor import at_size, read_preprocessing
+from prunepass.sources.transformers_size import check_runs, config_size, resampled_model
+from prunepass.sources.weights import read_weights
 
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling, as processor files write it
-# What a checkpoint of picture and text has beside the vision tower.
-_TEXT_KEYS = re.compile(
-    r"(text_model|text_projection|text_encoder|text_embed|logit_scale|logit_bias)\b"
-)
 
 
 class PixelsToFeatures(nn.Module):
@@ -85,18 +78,25 @@ def load_transformers(
         for flag in ("output_attentions", "output_hidden_states"):
             setattr(config, flag, False)
         state, label = _state(folder, name, weights, file)
-        model = _build(model_class, config, state, label, name)
-        if output == "pooler_output" and _has_no_pooler(model):
+        model = build_model(model_class, config, state, label, name)
+        if output == "pooler_output" and has_no_pooler(model):
             output = "last_hidden_state"
-        preprocessing = _preprocessing(transformers, folder, config)
+        preprocessing = read_preprocessing(transformers, folder, config)
         if image_size is not None:
-            preprocessing = _at_size(preprocessing, image_size)
+            preprocessing = at_size(preprocessing, image_size)
         wanted = (preprocessing.height, preprocessing.width)
-        if wanted != _config_size(config):
-            model = _resampled(model, model_class, config, wanted, name)
+        if wanted != config_size(config):
+            options = {"add_pooling_layer": False} if has_no_pooler(model) else {}
+            model = resampled_model(
+                model,
+                config,
+                wanted,
+                name=name,
+                construct=partial(construct, model_class, name=name, **options),
+            )
         wrapped = PixelsToFeatures(model, output).eval()
         if image_size is not None:
-            _check_runs(wrapped, name, wanted)
+            check_runs(wrapped, name, wanted)
     return wrapped, preprocessing
 
 
@@ -150,7 +150,11 @@ def _download(needs_weights: bool) -> tuple[str, ...]:
 
 def _config(transformers: Any, folder: Path) -> Any:
     try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoConfig.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,  # left open, it asks on the terminal
+        )
     except Exception as error:
         raise ModelError(
             f"cannot read the config of {folder}",
@@ -231,265 +235,6 @@ def _weight_files(folder: Path) -> list[Path] | None:
             places = json.loads((folder / name).read_text())["weight_map"].values()
             return [folder / place for place in sorted(set(places))]
     return None
-
-
-def _build(
-    model_class: Any, config: Any, state: dict[str, Tensor] | None, label: str, name: str
-) -> nn.Module:
-    """The model with the state's values, strictly; with random ones where `state` is None.
-
-    `from_pretrained` does the loading because it knows the names of older checkpoints.
-    """
-    if state is None:
-        return _construct(model_class, config, name)
-    options: dict[str, Any] = {
-        "config": config,
-        "state_dict": state,
-        "attn_implementation": _attention(model_class),
-        "dtype": torch.float32,
-        "ignore_mismatched_sizes": True,  # reported below, all of them at once
-        "output_loading_info": True,
-    }
-    try:
-        with seeded():
-            model, report = model_class.from_pretrained(None, **options)
-            missing = report["missing_keys"]
-            poolers = "add_pooling_layer" in inspect.signature(model_class).parameters
-            if missing and poolers and all(key.startswith("pooler.") for key in missing):
-                # Self-supervised checkpoints have no pooler: their feature is the class token.
-                options["add_pooling_layer"] = False
-                model, report = model_class.from_pretrained(None, **options)
-    except Exception as error:
-        raise _cannot_build(name, error) from error
-    _check_report(report, label)
-    result: nn.Module = model
-    return result
-
-
-def _check_report(report: Mapping[str, Any], label: str) -> None:
-    """Raises ModelError where from_pretrained could not place every tensor."""
-
-    def size(shape: Any) -> str:
-        return " x ".join(str(n) for n in shape) or "one number"
-
-    refuse_misfit(
-        sorted(report["missing_keys"]),
-        sorted(key for key in report["unexpected_keys"] if not _TEXT_KEYS.match(key)),
-        [
-            f"{key} is {size(found)}, the model has {size(expected)}"
-            for key, found, expected in sorted(report["mismatched_keys"])
-        ],
-        name=label,
-    )
-
-
-def _construct(model_class: Any, config: Any, name: str, **options: Any) -> nn.Module:
-    try:
-        with seeded():
-            model: nn.Module = model_class._from_config(
-                config,
-                attn_implementation=_attention(model_class),
-                dtype=torch.float32,
-                **options,
-            )
-    except Exception as error:
-        raise _cannot_build(name, error) from error
-    return model
-
-
-def _has_no_pooler(model: nn.Module) -> bool:
-    return getattr(model, "pooler", True) is None
-
-
-def _attention(model_class: Any) -> str:
-    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
-
-
-def _cannot_build(name: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"transformers cannot build hf/{name}",
-        found=f"{type(error).__name__}: {str(error).strip()[:200]}",
-        fix="check config.json: from_pretrained alone shows where it fails",
-    )
-
-
-def _config_size(config: Any) -> tuple[int, int] | None:
-    """Height and width of the config's pictures, pixels; None where it has none."""
-    size = getattr(config, "image_size", None)
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, (list, tuple)) and len(size) == 2:
-        return int(size[0]), int(size[1])
-    return None
-
-
-def _preprocessing(transformers: Any, folder: Path, config: Any) -> Preprocessing:
-    """What the folder's processor file says; without one, the family's defaults at the config's
-    size, and where there are none, mean and std 0.5 without a crop."""
-    stored: Mapping[str, Any] | None = None
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        try:
-            if (folder / name).is_file():
-                stored = json.loads((folder / name).read_text())
-                stored = stored.get("image_processor", stored) if stored is not None else None
-                break
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"cannot read {name} of {folder}", found=str(error), fix="mend or remove the file"
-            ) from error
-    default = _processor_defaults(transformers, config.model_type)
-    if stored is None:
-        height, width = _config_size(config) or (224, 224)
-        size = {"height": height, "width": width}
-        stored = {**default, "size": size, "crop_size": size}
-    try:
-        return _from_processor({**default, **stored}, _config_size(config) or (224, 224))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ModelError(
-            f"cannot read the preprocessing of {folder}",
-            found=f"{type(error).__name__}: {error}",
-            fix="a preprocessor_config.json as transformers writes it",
-        ) from error
-
-
-def _from_processor(stored: Mapping[str, Any], own: tuple[int, int]) -> Preprocessing:
-    """A Preprocessing from the fields of a transformers image processor."""
-    size = stored.get("size") or {"height": own[0], "width": own[1]}
-    if isinstance(size, int):
-        size = {"shortest_edge": size} if stored.get("do_center_crop") else _square(size)
-    crop = stored.get("crop_size") if stored.get("do_center_crop") else None
-    crop = _square(crop) if isinstance(crop, int) else crop
-    if "shortest_edge" in size:
-        resize, fit = size["shortest_edge"], "crop"
-        target = crop or _square(resize)
-    elif "height" in size:
-        target = crop or size
-        shorter = "height" if target["height"] <= target["width"] else "width"
-        resize, fit = size[shorter], "squash"
-    else:
-        raise ValueError(f"size {size!r} has neither shortest_edge nor height and width")
-    mean, std = stored.get("image_mean") or 0.5, stored.get("image_std") or 0.5
-    if stored.get("do_normalize") is False:
-        mean, std = 0.0, 1.0
-    # A processor may scale pixels to another range than 0..1 before it normalises.
-    scale = 255 * stored.get("rescale_factor", 1 / 255) if stored.get("do_rescale", True) else 255
-    return Preprocessing(
-        height=int(target["height"]),
-        width=int(target["width"]),
-        resize=int(max(resize, min(target["height"], target["width"]))),
-        interpolation=_RESAMPLE.get(stored.get("resample", 3), str(stored.get("resample"))),
-        fit=fit,
-        mean=_channels(mean, scale),
-        std=_channels(std, scale),
-    )
-
-
-def _square(side: int) -> dict[str, int]:
-    return {"height": side, "width": side}
-
-
-def _channels(value: Any, scale: float) -> tuple[float, float, float]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * 3
-    first, second, third = (float(v) / scale for v in values)
-    return first, second, third
-
-
-def _processor_defaults(transformers: Any, model_type: str) -> dict[str, Any]:
-    """Class attributes of the family's image processor; empty where it has none."""
-    from transformers.models.auto import image_processing_auto
-
-    names = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES
-    entry = names.get(model_type) or names.get(model_type.removesuffix("_vision_model")) or ()
-    for name in entry.values() if isinstance(entry, Mapping) else entry:
-        try:
-            processor = getattr(transformers, name or "", None)
-        except Exception:  # some need torchvision or Pillow, and say so on access
-            continue
-        if getattr(processor, "image_mean", None) is not None:
-            fields = ("image_mean", "image_std", "resample", "do_center_crop")
-            found = {field: getattr(processor, field, None) for field in fields}
-            return {field: value for field, value in found.items() if value is not None}
-    return {}
-
-
-def _at_size(preprocessing: Preprocessing, side: int) -> Preprocessing:
-    """The same at another input size, with the same share cropped."""
-    from dataclasses import replace
-
-    short = min(preprocessing.height, preprocessing.width)
-    return replace(
-        preprocessing,
-        height=side,
-        width=side,
-        resize=max(side, preprocessing.resize * side // short),
-    )
-
-
-def _resampled(
-    model: nn.Module, model_class: Any, config: Any, wanted: tuple[int, int], name: str
-) -> nn.Module:
-    """A copy of the model for pictures of height x width, its position tables resampled by the
-    family's own `interpolate_pos_encoding`.
-
-    Raises:
-        ModelError: a tensor other than those tables depends on the picture size.
-    """
-    patch = getattr(config, "patch_size", None)
-    native = _config_size(config)
-    if native is None or not isinstance(patch, int):
-        return model  # nothing of the model depends on the size of its pictures
-    if wanted[0] % patch or wanted[1] % patch:
-        raise ModelError(
-            f"hf/{name} cannot take pictures of {wanted[0]} x {wanted[1]}",
-            found=f"patches of {patch} pixels, which do not fill them",
-            fix=f"an image size that {patch} divides",
-        )
-    grid = (native[0] // patch) * (native[1] // patch)
-    new_grid = (wanted[0] // patch) * (wanted[1] // patch)
-    changed = copy.deepcopy(config)
-    changed.image_size = wanted[0] if wanted[0] == wanted[1] else list(wanted)
-    options = {"add_pooling_layer": False} if _has_no_pooler(model) else {}
-    target = _construct(model_class, changed, name, **options)
-    state = dict(model.state_dict())
-    with torch.no_grad():
-        for path, part in model.named_modules():
-            resample = getattr(part, "interpolate_pos_encoding", None)
-            if not callable(resample):
-                continue
-            for field in ("position_embeddings", "position_embedding"):
-                table = getattr(part, field, None)
-                key = f"{path}.{field}" + (".weight" if isinstance(table, nn.Embedding) else "")
-                if key in state:
-                    *_, count, channels = state[key].shape
-                    tokens = torch.zeros(1, count - grid + new_grid, channels)
-                    changed_table = resample(tokens, *wanted)
-                    state[key] = changed_table[0] if state[key].ndim == 2 else changed_table
-    expected = target.state_dict()
-    misshaped = [key for key in expected if expected[key].shape != state[key].shape]
-    # Index tables (relative positions) follow from the size and keep the new model's values.
-    tables = [key for key in misshaped if expected[key].is_floating_point()]
-    if tables:
-        raise ModelError(
-            f"hf/{name} cannot be built for pictures of {wanted[0]} x {wanted[1]}",
-            found=f"{len(tables)} tensors depend on the size ({', '.join(tables[:3])})",
-            fix="the model's own size",
-        )
-    kept = {key: expected[key] for key in misshaped}
-    ids = {key: value for key, value in expected.items() if key.endswith("position_ids")}
-    target.load_state_dict({**state, **kept, **ids}, strict=True)
-    return target
-
-
-def _check_runs(module: nn.Module, name: str, size: tuple[int, int]) -> None:
-    try:
-        with torch.no_grad():
-            module(torch.zeros(1, 3, *size))
-    except Exception as error:
-        raise ModelError(
-            f"hf/{name} cannot be built for pictures of {size[0]} x {size[1]}",
-            found=f"{type(error).__name__}: {str(error).strip()[:200]}",
-            fix="the model's own size",
-        ) from error
 
 
 @contextmanager

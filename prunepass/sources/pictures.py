@@ -145,9 +145,10 @@ def read_picture(path: Path, preprocessing: Preprocessing) -> Tensor:
             return preprocessing.apply(picture)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
         size = f"{path.stat().st_size} bytes; " if path.is_file() else ""
+        reason = (str(error).splitlines() or [""])[0]
         raise ModelError(
             f"cannot read the picture {path}",
-            found=f"{size}{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            found=f"{size}{type(error).__name__}: {reason}",
             fix="remove the file or replace it with a whole picture",
         ) from error
 

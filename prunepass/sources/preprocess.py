@@ -52,7 +52,9 @@ class Preprocessing:
         for name in ("height", "width", "resize"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise _unusable(f"{name}={value!r}", f"{name} is a whole number of pixels from 1 on")
+                raise _unusable(
+                    f"{name}={value!r}", f"{name} is a whole number of pixels from 1 on"
+                )
         if self.resize < min(self.height, self.width):
             raise _unusable(
                 f"resize={self.resize} for an input of {self.height} x {self.width}",
@@ -66,7 +68,9 @@ class Preprocessing:
         if self.fit not in FITS:
             raise _unusable(f"fit={self.fit!r}", "one of " + nearest(str(self.fit), FITS))
         if not _is_triple(self.mean):
-            raise _unusable(f"mean={self.mean!r}", "mean is three numbers, for instance 0.5 0.5 0.5")
+            raise _unusable(
+                f"mean={self.mean!r}", "mean is three numbers, for instance 0.5 0.5 0.5"
+            )
         if not _is_triple(self.std) or min(self.std) <= 0:
             raise _unusable(f"std={self.std!r}", "std is three numbers above 0")
 
@@ -85,7 +89,9 @@ class Preprocessing:
         names = [field.name for field in dataclasses.fields(cls)]
         wrong = sorted(set(names) ^ {str(key) for key in plain})
         if wrong:
-            raise _unusable(f"missing or unknown: {', '.join(wrong)}", f"exactly {', '.join(names)}")
+            raise _unusable(
+                f"missing or unknown: {', '.join(wrong)}", f"exactly {', '.join(names)}"
+            )
         values = {name: plain[name] for name in names}
         for name in ("mean", "std"):
             if isinstance(values[name], Sequence) and not isinstance(values[name], str):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,7 @@ def seeded() -> Iterator[None]:
     numbers go on afterwards as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would seed CUDA generators too, which are not forked here.
-        torch.random.default_generator.manual_seed(_SEED)
+        torch.default_generator.manual_seed(_SEED)
         yield
 
 
@@ -65,14 +67,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ModelError: the file is truncated or of another kind, holds other things than tensors, or
             a tensor holds NaN or infinity.
     """
-    if path.suffix.lower() in SAFETENSORS:
-        state = _read_safetensors(path)
-    else:
-        state = _read_torch(path)
+    read = _read_safetensors if path.suffix.lower() in SAFETENSORS else _read_torch
+    state = read(path)
     if not state:
-        raise ModelError(
-            f"there are no weights in {path}", found="no tensors", fix="another file"
-        )
+        raise ModelError(f"there are no weights in {path}", found="no tensors", fix="another file")
     for prefix in ("_orig_mod.", "module.", "_orig_mod."):
         if all(name.startswith(prefix) for name in state):
             state = {name[len(prefix) :]: value for name, value in state.items()}
@@ -210,16 +208,19 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; the refusal says it
+            stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if _is_pickle(path):
-            raise ModelError(
-                f"{path.name} is refused: reading it would run code that is stored in it",
-                found=_reason(str(error)),
-                fix="where it was made: safetensors.torch.save_file(model.state_dict(), "
-                f"{path.stem + '.safetensors'!r}), then --weights {path.stem}.safetensors",
-            ) from error
-        raise _broken(path, error) from error
+        reason = _refused(path, str(error))
+        if reason is None:
+            raise _broken(path, error) from error
+        raise ModelError(
+            f"{path.name} is refused: it is a pickle that could run code when it is read",
+            found=reason,
+            fix="where it was made: safetensors.torch.save_file(model.state_dict(), "
+            f"{path.stem + '.safetensors'!r}), then --weights {path.stem}.safetensors",
+        ) from error
     except Exception as error:  # zip, tar and pickle readers raise RuntimeError, EOFError and more
         raise _broken(path, error) from error
     for key in ("state_dict", "model"):
@@ -234,29 +235,22 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return dict(stored)
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether the file begins like a torch zip file or a pickle of protocol 2 or later."""
+def _refused(path: Path, message: str) -> str | None:
+    """What a pickle asks for beyond tensors; None where it is no whole pickle at all."""
+    asked = re.search(r"GLOBAL (\S+)", message)
+    if asked is not None:
+        return f"it asks for {asked[1]}; tensors, numbers, strings and containers are read"
     with path.open("rb") as file:
-        start = file.read(2)
-    return start == b"PK" or start[:1] == b"\x80"
-
-
-def _reason(message: str) -> str:
-    """What torch says it would not load: the line that names the global, without its advice."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    for line in lines:
-        if "GLOBAL" in line or "global" in line:
-            start = line.find("Unsupported")
-            return line[max(0, start) : max(0, start) + 200]
-    return (lines[0] if lines else "no reason given")[:200]
+        return "a Python pickle, no torch file" if file.read(1) == b"\x80" else None
 
 
 def _broken(path: Path, error: Exception) -> ModelError:
-    lines = str(error).strip().splitlines()
+    # torch's unpickler answers with a page of advice that does not apply here.
+    advice = isinstance(error, pickle.UnpicklingError)
+    lines = ["no torch file"] if advice else str(error).strip().splitlines() or [""]
     return ModelError(
         f"cannot read the weights file {path}",
-        found=f"{path.stat().st_size} bytes; {type(error).__name__}: "
-        f"{lines[0][:200] if lines else ''}",
+        found=f"{path.stat().st_size} bytes; {type(error).__name__}: {lines[0][:200]}",
         fix="fetch the file again: it is truncated, or of another kind than its name says",
     )
 

@@ -41,7 +41,7 @@ def test_keeping_all_is_the_identity(prefix: int) -> None:
     selection = select_by_score(numbers(2, 5), numbers(2, 5, 3), keep=5, prefix=prefix)
     assert selection.kept.tolist() == [[0, 1, 2, 3, 4]] * 2
     assert selection.dropped.shape == selection.target.shape == (2, 0)
-    assert all(part.dtype == torch.int64 for part in selection)
+    assert all(part.dtype == torch.int64 for part in selection[:3])
 
 
 def test_one_token() -> None:

@@ -11,7 +11,7 @@ from tests.rules.example import attention, numbers
 
 
 def joins(selection: Selection, image: int) -> dict[int, int]:
-    kept, dropped, target = (part[image].tolist() for part in selection)
+    kept, dropped, target = (part[image].tolist() for part in selection[:3])
     return {token: kept[position] for token, position in zip(dropped, target, strict=True)}
 
 
@@ -90,7 +90,7 @@ def test_every_ablation_splits_the_tokens(order: str, partition: str, similar: i
         order=order,
     )
     for image in range(3):
-        kept, dropped, target = (part[image].tolist() for part in selection)
+        kept, dropped, target = (part[image].tolist() for part in selection[:3])
         assert kept == sorted(set(kept))
         assert kept[:2] == [0, 1]
         assert sorted(kept + dropped) == list(range(14))
@@ -101,7 +101,7 @@ def test_order_i_is_similar_zero() -> None:
     a, key = attention(2, 3, 9), numbers(2, 3, 9, 4)
     only = zero_tprune(a, key, keep=5, prefix=1, iterations=3, similar=2, order="i")
     none = zero_tprune(a, key, keep=5, prefix=1, iterations=3, similar=0)
-    assert all(torch.equal(*pair) for pair in zip(only, none, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(only[:3], none[:3], strict=True))
 
 
 def test_a_chain_of_equal_tokens_ends_at_the_survivor_under_full() -> None:

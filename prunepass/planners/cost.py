@@ -1,0 +1,151 @@
+"""What a schedule costs before it is applied: MACs as a function of the tokens at each site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.utils.flop_counter import FlopCounterMode
+
+from prunepass.analyse.flops import node_macs
+from prunepass.analyse.sites import narrowed_attention, prefix_tokens
+from prunepass.analyse.token_trace import trace_tokens
+from prunepass.graph import meta
+from prunepass.graph.edit import open_module
+from prunepass.records import Sites
+from prunepass.rules.table import rule, select
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A reduction to be priced: at a site, by a rule, from some tokens to others."""
+
+    site: str
+    rule: str
+    options: Mapping[str, object]
+    before: int
+    after: int
+
+
+class TokenCost:
+    """MACs of one program, an example, under token counts at a list of sites.
+
+    Args:
+        program: A labelled program.
+        sites: Its sites.
+        at: Labels of the sites where tokens are reduced, in graph order.
+        unread: Label of the last attention, if only prefix tokens are read behind it; it comes
+            last.
+    """
+
+    def __init__(
+        self, program: ExportedProgram, sites: Sites, at: Sequence[str], *, unread: str | None
+    ) -> None:
+        module = open_module(program)
+        table = meta.labelled(module.graph)
+        self.at = (*at, unread) if unread is not None else tuple(at)
+        self._sites = sites
+        self._prefix = prefix_tokens(module.graph)
+        cuts = [table[f"{label}:output"] for label in at]
+        self._narrowed: Node | None = None
+        if unread is not None:
+            self._narrowed = narrowed_attention(table, unread)
+            cuts.append(self._narrowed or table[f"{unread}:output"])
+        self._trace = trace_tokens(module, cuts[0], prefix=self._prefix)
+        self.tokens = self._trace.tokens
+        self._fixed, self._counted = self._split(module.graph.nodes, cuts)
+        self._rules: dict[tuple[object, ...], int] = {}
+        self.dense = self.macs([])
+
+    def macs(self, reductions: Sequence[Reduction]) -> int:
+        """MACs of the program with these reductions in it, scoring included."""
+        counts, position = [self.tokens], {label: i for i, label in enumerate(self.at)}
+        after = {r.site: r.after for r in reductions}
+        for label in self.at:
+            counts.append(after.get(label, counts[-1]))
+        total = self._fixed
+        for node, stage in self._counted:
+            total += node_macs(node, self._shapes(node, stage, counts))
+        return total + sum(self._rule_macs(r) for r in reductions if r.site in position)
+
+    def ratio(self, reductions: Sequence[Reduction]) -> float:
+        """MACs relative to the program without reductions."""
+        return self.macs(reductions) / self.dense
+
+    def _split(
+        self, nodes: Sequence[Node], cuts: list[Node]
+    ) -> tuple[int, list[tuple[Node, int]]]:
+        """MACs that no reduction changes, and the other nodes with the stage they run in."""
+        stage_of: dict[Node, int] = {self._trace.site: 0}
+        cut_stage = {node: i + 1 for i, node in enumerate(cuts)}
+        fixed, counted = 0, []
+        for node in nodes:
+            stages = [
+                max(stage_of[n], cut_stage.get(n, 0)) for n in node.all_input_nodes if n in stage_of
+            ]
+            if stages and node is not self._trace.site:
+                stage = max(cut_stage[node] if node is self._narrowed else 0, *stages)
+                if node in self._trace.axes:
+                    stage_of[node] = stage
+                counted.append((node, stage))
+            else:
+                fixed += node_macs(node, lambda n: meta.concrete_shape(n, 1) or ())
+        # Nodes without products cost nothing at any count.
+        full = [(n, s) for n, s in counted if node_macs(n, lambda m: self._shape(m, self.tokens))]
+        return fixed, full
+
+    def _shapes(
+        self, node: Node, stage: int, counts: Sequence[int]
+    ) -> Callable[[Node], tuple[int, ...]]:
+        """Shapes of a node and its operands in a stage."""
+        if node is self._narrowed:
+            keys = node.args[1:3]
+            return lambda n: self._shape(n, counts[stage - 1 if n in keys else stage])
+        return lambda n: self._shape(n, counts[stage])
+
+    def _shape(self, node: Node, tokens: int) -> tuple[int, ...]:
+        shape = list(meta.concrete_shape(node, 1) or ())
+        for axis, offset in self._trace.axes.get(node, ()):
+            shape[axis] = tokens + offset
+        return tuple(shape)
+
+    def _rule_macs(self, reduction: Reduction) -> int:
+        if reduction.after in (reduction.before, self._prefix):
+            return 0
+        site = self._sites[reduction.site]
+        key = (
+            reduction.rule,
+            str(sorted(reduction.options.items())),
+            reduction.before,
+            reduction.after,
+            site.channels,
+            site.heads,
+        )
+        if key not in self._rules:
+            self._rules[key] = _count_rule(reduction, site.channels, site.heads or 1, self._prefix)
+        return self._rules[key]
+
+
+def _count_rule(reduction: Reduction, channels: int, heads: int, prefix: int) -> int:
+    """MACs of one selection for one example, counted while it runs on meta tensors."""
+    tokens, width = reduction.before, max(1, channels // heads)
+    shapes = {
+        "attention": (1, heads, tokens, tokens),
+        "query": (1, heads, tokens, width),
+        "key": (1, heads, tokens, width),
+        "value": (1, heads, tokens, width),
+        "hidden": (1, tokens, channels),
+        "size": (1, tokens),
+    }
+    wanted = {*rule(reduction.rule).needs, "key"}
+    roles = {name: torch.empty(shapes[name], device="meta") for name in wanted}
+    with FlopCounterMode(display=False) as counter:
+        select(
+            reduction.rule, roles, keep=reduction.after, prefix=prefix, **dict(reduction.options)
+        )
+    return counter.get_total_flops() // 2
+
+
