@@ -1,5 +1,36 @@
-"""prunepass: a compiler that puts training-free token reduction inside exported vision models."""
+"""prunepass: a compiler that puts training-free token reduction inside exported vision models.
 
+    program = prunepass.capture(model, (images,))
+    plan = prunepass.plan(program, method="weighted-merge", flops=0.55)
+    smaller = prunepass.apply_plan(program, plan)
+    engine = prunepass.build(smaller, backend="onnx", folder="build/vit")
+
+or all of it with `prunepass.compile`. Importing this loads torch and nothing heavier.
+"""
+
+from prunepass.analyse.sites import sites
+from prunepass.apply import apply_plan
 from prunepass.capture import capture
+from prunepass.compiler import Compiled, build, compile
+from prunepass.errors import PrunepassError
+from prunepass.plan import Plan, Step
+from prunepass.planners.budget import plan
+from prunepass.records import Site, Sites
+from prunepass.report import Report
 
-__all__ = ["capture"]
+__all__ = [
+    "Compiled",
+    "Plan",
+    "PrunepassError",
+    "Report",
+    "Site",
+    "Sites",
+    "Step",
+    "apply_plan",
+    "build",
+    "capture",
+    "compile",
+    "plan",
+    "sites",
+]
+__version__ = "0.1.0"

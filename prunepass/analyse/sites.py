@@ -50,7 +50,7 @@ def sites(program: ExportedProgram) -> Sites:
     module = open_module(program)
     graph = module.graph
     prefix = prefix_tokens(graph)
-    table = meta.labelled(graph)
+    table = labelled(graph)
     outputs = [label for label in table if label.endswith(":output")]
     order = {node: i for i, node in enumerate(graph.nodes)}
     outputs.sort(key=lambda label: (order[table[label]], label.startswith("block") and ".output" in label))
@@ -76,6 +76,23 @@ def sites(program: ExportedProgram) -> Sites:
     last = [table[label] for label in outputs]
     reads_prefix_only = bool(last) and _reads_prefix_only(module, last[-1], refusals, prefix)
     return Sites(tuple(found), prefix, _fingerprint(program, found, prefix), reads_prefix_only)
+
+
+def labelled(graph: Graph) -> dict[str, Node]:
+    """Label -> node, over a whole graph, with what each attention reads found again.
+
+    Queries, keys and values are often items of a tuple, whose labels a re-export loses.
+    """
+    table = meta.labelled(graph)
+    for attention in find_attentions(graph):
+        for label in meta.labels(attention.core):
+            site, _, role = label.partition(":")
+            if role in ("core", "written_out"):
+                for name in ("core", "query", "key", "value", "probabilities"):
+                    node = getattr(attention, name)
+                    if node is not None:
+                        table.setdefault(f"{site}:{name}", node)
+    return table
 
 
 def roles(table: dict[str, Node], block: int, tokens: int) -> tuple[str, ...]:

@@ -16,8 +16,13 @@ def labels(node: Node) -> tuple[str, ...]:
 
 
 def add_label(node: Node, label: str) -> None:
-    """Adds a label to a node. Labels survive re-export, saving and decomposition."""
+    """Adds a label to a node, once. Labels survive re-export, saving and decomposition.
+
+    Not so on `getitem`: re-export makes the items of a tuple anew, without their labels.
+    """
     custom = dict(node.meta.get("custom") or {})
+    if label in custom.get(_KEY, ()):
+        return
     custom[_KEY] = [*custom.get(_KEY, ()), label]
     node.meta["custom"] = custom
 

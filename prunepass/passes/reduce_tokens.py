@@ -17,7 +17,13 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from prunepass.analyse.attention import Attention, find_attentions
-from prunepass.analyse.sites import narrowed_attention, prefix_tokens, roles, tokens_kept_apart
+from prunepass.analyse.sites import (
+    labelled,
+    narrowed_attention,
+    prefix_tokens,
+    roles,
+    tokens_kept_apart,
+)
 from prunepass.analyse.token_trace import (
     Axes,
     Refusal,
@@ -94,7 +100,7 @@ class _Reducer:
 
     def __init__(self, module: GraphModule, steps: Sequence[Step]) -> None:
         self.module, self.graph = module, module.graph
-        self.table = meta.labelled(self.graph)
+        self.table = labelled(self.graph)
         self.prefix = prefix_tokens(self.graph)
         self.cuts = self._bind(steps)
         self.trace = self._trace()

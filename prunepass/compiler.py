@@ -1,0 +1,298 @@
+"""All of it in one call: capture, plan, apply, build both engines, check them, write the bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from prunepass.analyse.flops import macs as count_macs
+from prunepass.apply import apply_with_records
+from prunepass.backends.protocol import Backend, Engine
+from prunepass.backends.table import backend as find_backend
+from prunepass.bundle import Manifest, check_free, read_manifest, write_text, written
+from prunepass.capture import capture
+from prunepass.errors import BackendError, UsageError
+from prunepass.measure.environment import environment
+from prunepass.plan import Plan
+from prunepass.planners.budget import plan as make_plan
+from prunepass.planners.methods import DEFAULT
+from prunepass.records import PassRecord
+from prunepass.report import Report
+from prunepass.specialise import specialise
+
+AGREEMENT = 1e-4
+"""Largest relative difference between an engine and its program, fp32."""
+
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled model.
+
+    Attributes:
+        engine: The compressed engine.
+        dense: The dense engine, for comparison.
+        plan: What was done.
+        report: What came of it.
+        folder: The bundle, or None if nothing was written.
+    """
+
+    engine: Engine
+    dense: Engine
+    plan: Plan
+    report: Report
+    folder: Path | None
+
+
+def build(
+    program: ExportedProgram, *, backend: str = "onnx", folder: str | Path, batch: int | None = None
+) -> Engine:
+    """The engine of a program; its files go into `folder`, which is made if it is not there.
+
+    Args:
+        program: Any program, rewritten or not.
+        backend: Name of a backend.
+        folder: Where its files go.
+        batch: Fixes the batch size.
+
+    Raises:
+        UsageError: The backend is unknown.
+        BackendError: It is missing or failed.
+    """
+    chosen = available(backend)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    return chosen.build(program if batch is None else specialise(program, batch=batch), place)
+
+
+def compile(
+    model: nn.Module | ExportedProgram,
+    inputs: tuple[Tensor, ...],
+    *,
+    method: str = DEFAULT,
+    flops: float | None = None,
+    plan: Plan | None = None,
+    backend: str = "onnx",
+    folder: str | Path,
+    batch: int | None = None,
+    force: bool = False,
+    name: str | None = None,
+    weights: str = "given",
+    preprocessing: Mapping[str, Any] | None = None,
+    on_stage: Stage | None = None,
+) -> Compiled:
+    """A compiled model, as a bundle in `folder`.
+
+    Args:
+        model: A module in eval mode, or a captured program.
+        inputs: Example inputs, axis 0 the batch.
+        method: Name of a method; ignored if a plan is given.
+        flops: MACs wanted relative to the dense model, in (0, 1].
+        plan: Carries out this plan instead of making one.
+        backend: Name of a backend.
+        folder: The bundle to write.
+        batch: Fixes the batch size, None leaves it free.
+        force: Whether an existing bundle is replaced.
+        name: What to call the model in the report.
+        weights: Where its weights came from, for the report.
+        preprocessing: How a picture becomes an input, stored in the bundle.
+        on_stage: Told the name of each stage as it begins.
+
+    Raises:
+        PrunepassError: One of its kinds, see `prunepass.errors`.
+    """
+    place = Path(folder)
+    chosen = available(backend)
+    check_free(place, force=force)
+    clock = _Clock(on_stage)
+    with clock("capture"):
+        program = model if isinstance(model, ExportedProgram) else capture(model, inputs)
+    with clock("plan"):
+        made = plan if plan is not None else make_plan(program, method=method, flops=flops)
+    with clock("rewrite"):
+        smaller, records = apply_with_records(program, made)
+    return assemble(
+        program, smaller, made, records, chosen, place, clock=clock, batch=batch, force=force,
+        name=name or type(model).__name__, weights=weights, preprocessing=preprocessing,
+    )  # fmt: skip
+
+
+def assemble(
+    program: ExportedProgram,
+    smaller: ExportedProgram,
+    plan: Plan,
+    records: list[PassRecord],
+    backend: Backend,
+    folder: Path,
+    *,
+    clock: _Clock,
+    batch: int | None,
+    force: bool,
+    name: str,
+    weights: str,
+    preprocessing: Mapping[str, Any] | None,
+) -> Compiled:
+    """Builds both engines of a bundle, checks them against their programs, writes it all down."""
+    with written(folder, force=force) as scratch:
+        final = {}
+        for part, source in (("dense", program), ("compressed", smaller)):
+            with clock(f"build {part}"):
+                (scratch / part).mkdir()
+                final[part] = source if batch is None else specialise(source, batch=batch)
+                backend.build(final[part], scratch / part)
+        with clock("check"):
+            differences = {
+                part: _difference(backend.load(scratch / part), source, part)
+                for part, source in final.items()
+            }
+        report = Report(
+            model=name,
+            weights=weights,
+            method=plan.method,
+            backend=backend.name,
+            batch=batch,
+            macs_dense=count_macs(program),
+            macs=count_macs(smaller),
+            parameters=sum(p.numel() for p in program.parameters()),
+            tokens={k: v for record in records for k, v in record.tokens.items()},
+            difference_dense=differences["dense"],
+            difference=differences["compressed"],
+            seconds=dict(clock.seconds),
+            environment=environment(),
+        )
+        manifest = Manifest(
+            backend=backend.name,
+            batch=batch,
+            inputs=_signature(program, "USER_INPUT"),
+            outputs=_signature(program, "USER_OUTPUT"),
+            preprocessing=preprocessing,
+            model=name,
+            weights=weights,
+            macs_dense=report.macs_dense,
+            macs=report.macs,
+        )
+        write_text(scratch / "plan.json", plan.to_json())
+        write_text(scratch / "report.json", report.to_json())
+        write_text(scratch / "bundle.json", manifest.to_json())
+    return Compiled(
+        backend.load(folder / "compressed"), backend.load(folder / "dense"), plan, report, folder
+    )
+
+
+def load_engines(
+    folder: Path, *, threads: int | None = None
+) -> tuple[Manifest, dict[str, Engine]]:
+    """The manifest of a bundle and its engines, `dense` and `compressed`.
+
+    Raises:
+        ModelError: The folder is no bundle.
+        BackendError: An engine cannot be loaded.
+    """
+    manifest = read_manifest(folder)
+    settings = {"threads": threads} if threads and manifest.backend == "onnx" else {}
+    chosen = find_backend(manifest.backend, **settings)
+    if threads and not settings:
+        torch.set_num_threads(threads)
+    return manifest, {part: chosen.load(folder / part) for part in ("dense", "compressed")}
+
+
+def available(name: str) -> Backend:
+    """The backend of a name, if it can be used here.
+
+    Raises:
+        UsageError: The name is unknown.
+        BackendError: What it needs is missing.
+    """
+    chosen = find_backend(name)
+    reason = chosen.unavailable()
+    if reason:
+        raise BackendError(f"backend {name!r} cannot be used here", found=reason, fix="--backend eager")
+    return chosen
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self, on_stage: Stage | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._on_stage = on_stage
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        if self._on_stage is not None:
+            self._on_stage(stage)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def _difference(engine: Engine, program: ExportedProgram, part: str) -> float:
+    """Median over examples of the largest relative difference between engine and program.
+
+    Raises:
+        BackendError: It is more than `AGREEMENT`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    args, _ = program.example_inputs
+    inputs = tuple(
+        torch.randn(a.shape, generator=generator).to(a.dtype) if a.is_floating_point() else a
+        for a in args
+    )
+    with torch.no_grad():
+        expected = program.module(check_guards=False)(*inputs)
+    expected = expected if isinstance(expected, (tuple, list)) else (expected,)
+    found = engine(*inputs)
+    worst = torch.zeros(inputs[0].shape[0])
+    for want, got in zip(expected, found, strict=True):
+        scale = want.abs().max().clamp_min(1e-12)
+        gap = ((want - got.to(want.device)).abs() / scale).flatten(1).amax(1)
+        worst = torch.maximum(worst, gap.float())
+    median = float(worst.min() if len(worst) < 3 else worst.median())
+    limit = AGREEMENT if expected[0].dtype in (torch.float32, torch.float64) else 2e-2
+    if not median <= limit:
+        raise BackendError(
+            f"the {part} engine disagrees with its program",
+            found=f"a relative difference of {median:.1e}, at most {limit:.0e} is right",
+            fix="another backend, and report the model",
+        )
+    return median
+
+
+def _signature(program: ExportedProgram, kind: str) -> dict[str, Any]:
+    specs: Any = (
+        program.graph_signature.input_specs
+        if kind == "USER_INPUT"
+        else program.graph_signature.output_specs
+    )
+    nodes = {node.name: node for node in program.graph.nodes}
+    found = {}
+    for spec in specs:
+        if spec.kind.name != kind or spec.arg.name not in nodes:
+            continue
+        val = nodes[spec.arg.name].meta.get("val")
+        if isinstance(val, torch.Tensor):
+            shape = [s if isinstance(s, int) else 0 for s in val.shape]
+            found[spec.arg.name] = [shape, str(val.dtype).removeprefix("torch.")]
+    return found
+
+
+def check_batch(value: str) -> int | None:
+    """A batch size given as text: a positive number, or `dynamic` for None.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if value == "dynamic":
+        return None
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise UsageError(f"--batch {value!r} is no batch size", found=value, fix="--batch 8")

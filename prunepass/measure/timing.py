@@ -1,0 +1,60 @@
+"""Timing engines against each other: interleaved, warmed up, medians and quartiles."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Run = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of repeated runs of one engine, in the order they were taken."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        """Median in milliseconds."""
+        return 1e3 * statistics.median(self.seconds)
+
+    @property
+    def quartiles_ms(self) -> tuple[float, float]:
+        """First and third quartile in milliseconds."""
+        first, _, third = statistics.quantiles(self.seconds, n=4)
+        return 1e3 * first, 1e3 * third
+
+
+def interleaved(
+    engines: Mapping[str, Run], inputs: Sequence[Tensor], *, runs: int, warm_up: int = 5
+) -> dict[str, Timing]:
+    """Timings of engines that take turns on the same inputs, so that drift hits all alike.
+
+    Args:
+        engines: Name -> engine.
+        inputs: One batch.
+        runs: Measured runs of each.
+        warm_up: Runs of each before that are not counted.
+    """
+    for _ in range(warm_up):
+        for engine in engines.values():
+            engine(*inputs)
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    names = list(engines)
+    for turn in range(runs):
+        # Who goes first alternates: the second finds caches as the first left them.
+        for name in names if turn % 2 == 0 else reversed(names):
+            start = time.perf_counter()
+            engines[name](*inputs)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+
+
+def speedup(slow: Timing, fast: Timing) -> float:
+    """How much faster, as the median of the paired ratios."""
+    return statistics.median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
