@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from prunepass.bundle import Manifest, check_free, read_manifest, write_text, wr
 from prunepass.capture import capture
 from prunepass.errors import BackendError, UsageError
 from prunepass.measure.environment import environment
-from prunepass.plan import Plan
+from prunepass.plan import Action, Plan
 from prunepass.planners.budget import plan as make_plan
 from prunepass.planners.methods import DEFAULT
 from prunepass.records import PassRecord
@@ -81,6 +81,8 @@ def compile(
     method: str = DEFAULT,
     flops: float | None = None,
     plan: Plan | None = None,
+    action: Action | None = None,
+    at: Sequence[int] | None = None,
     backend: str = "onnx",
     folder: str | Path,
     batch: int | None = None,
@@ -98,6 +100,8 @@ def compile(
         method: Name of a method; ignored if a plan is given.
         flops: MACs wanted relative to the dense model, in (0, 1].
         plan: Carries out this plan instead of making one.
+        action: `drop` or `merge`, None for the method's own.
+        at: Blocks where tokens are reduced, None for the method's own.
         backend: Name of a backend.
         folder: The bundle to write.
         batch: Fixes the batch size, None leaves it free.
@@ -113,11 +117,11 @@ def compile(
     place = Path(folder)
     chosen = available(backend)
     check_free(place, force=force)
-    clock = _Clock(on_stage)
+    clock = Clock(on_stage)
     with clock("capture"):
         program = model if isinstance(model, ExportedProgram) else capture(model, inputs)
     with clock("plan"):
-        made = plan if plan is not None else make_plan(program, method=method, flops=flops)
+        made = plan or make_plan(program, method=method, flops=flops, action=action, at=at)
     with clock("rewrite"):
         smaller, records = apply_with_records(program, made)
     return assemble(
@@ -134,7 +138,7 @@ def assemble(
     backend: Backend,
     folder: Path,
     *,
-    clock: _Clock,
+    clock: Clock,
     batch: int | None,
     force: bool,
     name: str,
@@ -219,7 +223,7 @@ def available(name: str) -> Backend:
     return chosen
 
 
-class _Clock:
+class Clock:
     """Seconds by stage."""
 
     def __init__(self, on_stage: Stage | None) -> None:

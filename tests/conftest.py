@@ -1,4 +1,4 @@
-"""Captured programs of the tiny models, each captured once a session."""
+"""Programs of the tiny models, each captured and reduced once a session."""
 
 from __future__ import annotations
 
@@ -6,20 +6,39 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+import torch
 from torch.export import ExportedProgram
 
 from prunepass.capture import capture
+from prunepass.passes.reduce_tokens import reduce_tokens
+from prunepass.plan import Step
+from prunepass.records import PassRecord
 from tests.tiny_models import images, tiny
 
-Captured = Callable[[str], ExportedProgram]
+Captured = Callable[..., ExportedProgram]
+Reduced = Callable[[str, list[Step]], tuple[ExportedProgram, PassRecord]]
 
 
 @pytest.fixture(scope="session")
 def captured() -> Captured:
-    """Name of a tiny model -> its labelled program, float64, batch dynamic. Do not change it."""
+    """Name of a tiny model (and a dtype) -> its labelled program, batch dynamic. Do not change it."""
 
     @cache
-    def program(name: str) -> ExportedProgram:
-        return capture(tiny(name), (images(2, name=name),))
+    def program(name: str, dtype: torch.dtype = torch.float64) -> ExportedProgram:
+        return capture(tiny(name).to(dtype), (images(2, name=name, dtype=dtype),))
+
+    return program
+
+
+@pytest.fixture(scope="session")
+def reduced(captured: Captured) -> Reduced:
+    """(name of a tiny model, steps) -> the sealed program and its record. Do not change it."""
+    made: dict[str, tuple[ExportedProgram, PassRecord]] = {}
+
+    def program(name: str, steps: list[Step]) -> tuple[ExportedProgram, PassRecord]:
+        key = f"{name} {steps}"
+        if key not in made:
+            made[key] = reduce_tokens(captured(name), steps)
+        return made[key]
 
     return program

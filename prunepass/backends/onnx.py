@@ -79,9 +79,14 @@ class OnnxBackend:
         try:
             with _quiet():
                 exported = torch.onnx.export(
-                    program, dynamo=True, opset_version=self.opset, verbose=False
+                    program,
+                    dynamo=True,
+                    opset_version=self.opset,
+                    verbose=False,
+                    optimize=False,
                 )
                 assert exported is not None
+                _tidy(exported.model)
                 exported.save(str(path))
         except Exception as error:
             raise BackendError(
@@ -121,6 +126,31 @@ class OnnxBackend:
                 fix="build the engine again",
             ) from error
         return OnnxEngine(session, path)
+
+
+def _tidy(model: Any) -> None:
+    """Folds constants and duplicates of an `onnx_ir.Model` in place.
+
+    The exporter's own `optimize` also tries some hundred rewrite rules at every node; on 1,500
+    nodes that takes longer than the rest of the export and finds nothing that ONNX Runtime misses.
+    """
+    import onnx_ir
+    import onnxscript.optimizer
+    from onnx_ir.passes import common
+
+    common.InlinePass()(model)
+    onnxscript.optimizer.fold_constants_ir(model)
+    onnx_ir.passes.Sequential(
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
 
 
 @contextlib.contextmanager

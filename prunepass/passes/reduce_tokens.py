@@ -41,7 +41,7 @@ from prunepass.rules.attention import attention_with_probabilities
 from prunepass.rules.live_in import compose, gather_live_in
 from prunepass.rules.merge import gather_tokens, merge_tokens
 from prunepass.rules.proportional import biased_mask, biased_scores, weighted_mean
-from prunepass.rules.table import UNREAD, rule, select
+from prunepass.rules.table import UNREAD, check_options, rule, select
 
 
 def reduce_tokens(
@@ -143,6 +143,14 @@ class _Reducer:
     def _bind(self, steps: Sequence[Step]) -> list[_Cut]:
         if not steps:
             raise PlanError("no step to apply", found="0 steps", fix="plan at least one step")
+        merged = any(label.endswith(":reduce.merge") for label in self.table)
+        if merged and any(step.action == "merge" for step in steps):
+            # How many tokens each stands for is known inside one plan only.
+            raise PlanError(
+                "cannot merge tokens of a program that merges tokens already",
+                found="its merged tokens would count as one each",
+                fix="put all merging steps into one plan, or use action `drop`",
+            )
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         bound: dict[Node, Step] = {}
         for step in steps:
@@ -161,7 +169,7 @@ class _Reducer:
                     fix="`block[i].output` is where the last branch of block i ends",
                 )
             bound[node] = step
-            rule(step.rule)
+            check_options(rule(step.rule), step.options)
         first = min(bound, key=lambda n: order[n])
         tokens = (meta.concrete_shape(first, 2) or (0, 0))[1]
         cuts = []

@@ -37,12 +37,14 @@ class Twin:
 
     Attributes:
         kept: Site -> [B, K], the indices that its selection kept, filled by `run`.
+        roles: Site -> what its rule was given, filled by `run`.
     """
 
     def __init__(self, model: nn.Module, steps: Mapping[str, Step] | None = None) -> None:
         self.model, self.steps = model, dict(steps or {})
         self.prefix: int = model.prefix
         self.kept: dict[str, Tensor] = {}
+        self.roles: dict[str, Roles] = {}
 
     def run(self, images: Tensor) -> Tensor:
         """Logits [B, classes]."""
@@ -61,13 +63,25 @@ class Twin:
         if isinstance(block, tiny_models.PostNormBlock):
             out, roles = attend(block.attn, x, tokens)
             tokens = self.reduce(f"{site}.attention", replace(tokens, x=x + out), roles)
-            x = block.norm1(tokens.x)
+            x, roles = block.norm1(tokens.x), self.remaining(f"{site}.attention", roles)
             tokens = self.reduce(f"{site}.output", replace(tokens, x=x + block.mlp(x)), roles)
             return replace(tokens, x=block.norm2(tokens.x))
         out, roles = attend(block.attn, block.norm1(x), tokens)
         tokens = self.reduce(f"{site}.attention", replace(tokens, x=x + out), roles)
+        roles = self.remaining(f"{site}.attention", roles)
         x = tokens.x + block.mlp(block.norm2(tokens.x))
         return self.reduce(f"{site}.output", replace(tokens, x=x), roles)
+
+    def remaining(self, site: str, roles: Roles) -> Roles:
+        """Queries, keys and values of the tokens that a site kept; attention among them is gone."""
+        if site not in self.kept:
+            return roles
+        index = self.kept[site][:, None, :, None]
+        return {
+            name: role.gather(2, index.expand(*role.shape[:2], -1, role.shape[3]))
+            for name, role in roles.items()
+            if name != "attention"
+        }
 
     def reduce(self, site: str, tokens: Tokens, roles: Roles) -> Tokens:
         """The tokens after the step of a site, if there is one."""
@@ -76,9 +90,10 @@ class Twin:
         if step is None or step.count(before, self.prefix) == before:
             return tokens
         size = torch.ones_like(tokens.x[..., 0]) if tokens.size is None else tokens.size
+        self.roles[site] = {**roles, "hidden": tokens.x, "size": size}
         selection = select(
             step.rule,
-            {**roles, "hidden": tokens.x, "size": size},
+            self.roles[site],
             keep=step.count(before, self.prefix),
             prefix=self.prefix,
             **step.options,

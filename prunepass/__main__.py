@@ -1,0 +1,149 @@
+"""The command line: inspect, methods, plan, compile, bench, eval."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prunepass.errors import PrunepassError
+
+_ERROR = "prunepass: "
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 model or plan, 2 usage, 3 backend."""
+    parser = _parser()
+    words = parser.parse_args(arguments)
+    if words.command is None:
+        parser.print_help()
+        return 2
+    from prunepass import commands
+
+    try:
+        result = getattr(commands, words.command)(words, say=_say(words))
+    except PrunepassError as error:
+        print(f"{_ERROR}{error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{_ERROR}interrupted", file=sys.stderr)
+        return 130
+    if getattr(words, "json", False):
+        print(json.dumps(result))
+    return 0
+
+
+def _say(words: argparse.Namespace) -> Callable[..., None]:
+    """Prints to a person; with --json everything goes to standard error instead."""
+    stream = sys.stderr if getattr(words, "json", False) else sys.stdout
+    start = time.perf_counter()
+
+    def say(text: str, *, stage: bool = False) -> None:
+        if getattr(words, "quiet", False) and stage:
+            return
+        prefix = f"[{time.perf_counter() - start:6.1f} s] " if stage else ""
+        print(prefix + text, file=stream, flush=True)
+
+    return say
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prunepass",
+        description="Compiles vision models into smaller, faster engines, with token reduction "
+        "inside the exported graph.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    inspect = commands.add_parser("inspect", help="list what can be reduced in a model, and where")
+    _model(inspect)
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+
+    methods = commands.add_parser("methods", help="list methods and rules with their sources")
+    methods.add_argument("--json", action="store_true", help="print one JSON object")
+
+    plan = commands.add_parser("plan", help="make a plan and write it to a file")
+    _model(plan)
+    _planning(plan, required=True)
+    plan.add_argument("-o", "--output", required=True, metavar="FILE", help="plan.json to write")
+    plan.add_argument("--force", action="store_true", help="replace the file if it is there")
+    plan.add_argument("--quiet", action="store_true", help="say less")
+
+    compile_ = commands.add_parser("compile", help="compile a model into a bundle")
+    _model(compile_)
+    _planning(compile_, required=False)
+    compile_.add_argument("--plan", metavar="FILE", help="carry out this plan")
+    compile_.add_argument("--backend", default="onnx", help="onnx (default), aot_inductor or eager")
+    compile_.add_argument("--batch", default="dynamic", help="a batch size, or dynamic (default)")
+    compile_.add_argument("-o", "--output", required=True, metavar="DIR", help="bundle to write")
+    compile_.add_argument("--force", action="store_true", help="replace the bundle if it is there")
+    compile_.add_argument("--quiet", action="store_true", help="say less")
+    compile_.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    bench = commands.add_parser("bench", help="time a bundle: dense against compressed")
+    bench.add_argument("bundle", metavar="DIR", type=Path)
+    bench.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N")
+    bench.add_argument("--threads", type=int, metavar="N", help="threads (default: the library's)")
+    bench.add_argument("--runs", type=int, default=30, metavar="N", help="runs of each (30)")
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
+
+    evaluate = commands.add_parser("eval", help="quality of a bundle on labelled pictures")
+    evaluate.add_argument("bundle", metavar="DIR", type=Path)
+    evaluate.add_argument("--images", required=True, metavar="DIR", help="folder of pictures")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="use N of the pictures")
+    evaluate.add_argument("--mean", type=_triple, metavar="R,G,B")
+    evaluate.add_argument("--std", type=_triple, metavar="R,G,B")
+    evaluate.add_argument("--crop", type=float, metavar="SHARE")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="timm/NAME, hf/FOLDER-or-ID, prunepass/NAME or path/to/file.py:function",
+    )
+    parser.add_argument(
+        "--weights",
+        default="pretrained",
+        help="pretrained (default), random, or a file (safetensors, or torch with weights only)",
+    )
+    parser.add_argument("--mean", type=_triple, metavar="R,G,B", help="overrides the model's own")
+    parser.add_argument("--std", type=_triple, metavar="R,G,B", help="overrides the model's own")
+    parser.add_argument("--crop", type=float, metavar="SHARE", help="overrides the model's own")
+
+
+def _planning(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--method", help="see `prunepass methods`; default weighted-merge")
+    parser.add_argument(
+        "--flops", type=float, metavar="R", help="MACs wanted, relative to the dense model: (0, 1]"
+    )
+    parser.add_argument("--action", choices=("drop", "merge"), help="overrides the method's own")
+    parser.add_argument("--at", type=_blocks, metavar="B,B,...", help="blocks, counted from 0")
+    parser.add_argument(
+        "--images", metavar="DIR", help="search the schedule on these pictures (no labels needed)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=5.0, metavar="M", help="time limit of the search (5)"
+    )
+
+
+def _triple(text: str) -> tuple[float, ...]:
+    parts = tuple(float(part) for part in text.split(","))
+    if len(parts) == 1:
+        parts *= 3
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError("three numbers with commas between, or one")
+    return parts
+
+
+def _blocks(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
