@@ -43,12 +43,14 @@ class Sites:
             register tokens); they are never removed.
         fingerprint: Digest of labels, shapes and parameter shapes; a plan carries it.
         reads_prefix_only: Whether what follows the last block reads nothing but prefix tokens.
+        missing: Why there are no sites, naming an operation and its module; None if there are.
     """
 
     items: tuple[Site, ...]
     prefix_tokens: int
     fingerprint: str
     reads_prefix_only: bool = False
+    missing: str | None = None
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.items)

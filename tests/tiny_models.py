@@ -103,6 +103,13 @@ class ParallelBlock(Block):
         return x + (self.attn(self.norm1(x)) + self.mlp(self.norm2(x)))
 
 
+class SumOfThreeBlock(Block):
+    """Attention and MLP side by side, added to the stream one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.attn(self.norm1(x)) + self.mlp(self.norm2(x))
+
+
 class PostNormBlock(Block):
     """Norms after the additions."""
 
@@ -297,6 +304,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "attention_pool": AttentionPool,
     "late_class": LateClass,
     "parallel": partial(Vit, block=ParallelBlock),
+    "sum_of_three": partial(Vit, block=SumOfThreeBlock),
     "post_norm": partial(Vit, block=PostNormBlock),
     "adversary": Adversary,
     "windows": partial(Vit, prefix=0, pool="mean", block=WindowBlock),

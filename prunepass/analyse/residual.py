@@ -20,8 +20,8 @@ class Residual:
 
     Attributes:
         kind: `attention` if its branch attends, else `mlp`.
-        node: The addition, [B, T, C].
-        source: The stream before it, [B, T, C].
+        node: The addition, [B, T, C]; [B, H, W, C] or [B, C, H, W] where tokens lie on a grid.
+        source: The stream before it, of the same shape.
         attentions: Attentions inside the branch, in graph order.
     """
 
@@ -32,7 +32,7 @@ class Residual:
 
 
 def find_residuals(graph: Graph, attentions: list[Attention]) -> list[Residual]:
-    """The residual additions of token streams [B, T, C], in graph order.
+    """The residual additions of token streams, sequences or grids, in graph order.
 
     An addition of two tensors of equal shape is residual if one operand was computed from the
     other, or from what the other was added to (parallel branches: (x + f(x)) + g(x)). Its branch is
@@ -58,7 +58,7 @@ def find_residuals(graph: Graph, attentions: list[Attention]) -> list[Residual]:
         if not all(isinstance(o, Node) for o in operands):
             continue
         shapes = [meta.shape(o) for o in operands]  # type: ignore[arg-type]
-        if shapes[0] is None or len(shapes[0]) != 3 or shapes[0] != shapes[1]:
+        if shapes[0] is None or len(shapes[0]) not in (3, 4) or shapes[0] != shapes[1]:
             continue
         for source, end in (operands, operands[::-1]):
             start = root.get(source, source)  # type: ignore[arg-type]

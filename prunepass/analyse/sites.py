@@ -58,7 +58,7 @@ def sites(program: ExportedProgram) -> Sites:
     found = []
     for label in outputs:
         site, node = label.removesuffix(":output"), table[label]
-        _, tokens, channels = meta.concrete_shape(node, BATCH)  # type: ignore[misc]
+        tokens, channels = _stream_size(node)
         block, kind = _parse(site)
         found.append(
             Site(
@@ -75,7 +75,9 @@ def sites(program: ExportedProgram) -> Sites:
         )
     last = [table[label] for label in outputs]
     reads_prefix_only = bool(last) and _reads_prefix_only(module, last[-1], refusals, prefix)
-    return Sites(tuple(found), prefix, _fingerprint(program, found, prefix), reads_prefix_only)
+    fingerprint = _fingerprint(program, found, prefix)
+    missing = None if found else _why_none(graph)
+    return Sites(tuple(found), prefix, fingerprint, reads_prefix_only, missing)
 
 
 def labelled(graph: Graph) -> dict[str, Node]:
@@ -149,7 +151,22 @@ def _label_blocks(graph: Graph, residuals: list[Residual]) -> None:
 
 
 def _tokens(node: Node) -> int:
-    return (meta.concrete_shape(node, BATCH) or (0, 0))[1]
+    return _stream_size(node)[0]
+
+
+def _stream_size(node: Node) -> tuple[int, int]:
+    """(tokens, channels) of a stream [B, T, C], [B, H, W, C] or [B, C, H, W].
+
+    Of the two grids it is the second only where the last two axes are equal and the first two
+    are not: which axis holds channels is told by squareness, and only shown, never relied on.
+    """
+    shape = meta.concrete_shape(node, BATCH) or (0, 0, 0)
+    if len(shape) == 3:
+        return shape[1], shape[2]
+    _, first, second, third = shape
+    if second == third != first:
+        return second * third, first
+    return first * second, third
 
 
 def _label_attention(site: str, attention: Attention) -> None:
@@ -202,6 +219,8 @@ def _count_prefix(program: ExportedProgram, first: Node) -> int:
         except StopIteration:
             pass
         rows.append(runner.result)
+    if rows[0].dim() != 3:
+        return 0
     same = (rows[0] == rows[1]).all(dim=-1).all(dim=0)
     if bool(same.all()):
         return 0
@@ -271,6 +290,27 @@ def _keeps_tokens_apart(node: Node, trace: TokenTrace) -> bool:
     names = {"layer_norm", "linear", "dropout", "slice", "gelu", "mul", "add", "clone", "contiguous"}
     name = getattr(node.target, "__name__", "").split(".")[0]
     return name in names and trace.axes[node] == ((1, 0),)
+
+
+def _why_none(graph: Graph) -> str:
+    """What the graph has instead of attention whose result is added to a stream of tokens."""
+    attentions = find_attentions(graph)
+    if attentions:
+        core = attentions[0].core
+        return f"{core.target} in {meta.module_path(core)} attends, but is added to no stream it reads"
+    nodes = [n for n in graph.nodes if n.op == "call_function"]
+    for node in nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return f"{node.target} in {meta.module_path(node)}: a part that is not looked into"
+    for kind, names in (
+        ("a softmax, but not between products of queries, keys and values", {"softmax", "_softmax"}),
+        ("a product of two activations without a softmax between two of them", {"matmul", "bmm", "einsum"}),
+        ("no product of two activations", {"linear", "conv2d", "convolution"}),
+    ):
+        for node in nodes:
+            if getattr(node.target, "__name__", "").split(".")[0] in names:
+                return f"{node.target} in {meta.module_path(node)}: {kind}"
+    return "no linear layer"
 
 
 def _parse(site: str) -> tuple[int, str]:

@@ -134,7 +134,10 @@ def trace_tokens(module: GraphModule, site: Node, *, prefix: int) -> TokenTrace:
     shape = meta.concrete_shape(site, BATCH)
     if shape is None or len(shape) != 3:
         raise Refusal(
-            "tokens need a value of shape [B, T, C]", node=site, found=_shape_text(site)
+            f"cannot remove tokens at {meta.module_path(site)}",
+            node=site,
+            found=f"{site.target} on {_shape_text(site)}: tokens are laid out on a grid, where each "
+            "has its place; token reduction needs a sequence [B, T, C]",
         )
     tokens = shape[1]
     removable = tokens - prefix

@@ -11,7 +11,7 @@ from prunepass.analyse.sites import sites as find_sites
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.plan import Action, Plain, Plan, Step, check_keep
 from prunepass.planners.cost import Reduction, TokenCost
-from prunepass.planners.methods import DEFAULT, EVIT, ZERO_TPRUNE_DEIT_S, Method, Stages, method
+from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, EVIT, ZERO_TPRUNE_DEIT_S, Method, Stages, method
 from prunepass.planners.schedule import (
     constant_counts,
     default_exponent,
@@ -150,7 +150,8 @@ def ask(
         raise UnsupportedGraph(
             f"this model has no site where {method_name!r} can reduce tokens",
             found=_why_not(sites, chosen, needs),
-            fix="`prunepass inspect MODEL` lists what each site supports",
+            fix=f"smaller pictures (--method {DOWNSAMPLE}), which every model supports that takes "
+            "them; `prunepass inspect MODEL` lists each site with its reason",
         )
     depth = 1 + max(s.block for s in usable)
     if at is not None:
@@ -308,7 +309,7 @@ def _unread(sites: Sites) -> str | None:
 
 def _why_not(sites: Sites, chosen: Method, needs: set[str]) -> str:
     if not len(sites):
-        return "no attention block with a token stream [B, T, C] was recognised"
+        return f"no attention block with a token stream [B, T, C] was recognised; {sites.missing}"
     candidates = [s for s in sites if s.kind == chosen.place]
     refused = [s.refusal for s in candidates if s.refusal]
     if refused:

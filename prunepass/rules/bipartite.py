@@ -13,7 +13,6 @@ from prunepass.rules.select import (
     check_keep,
     complement,
     keep_everything,
-    positions,
 )
 from prunepass.rules.similarity import unit
 
@@ -75,8 +74,8 @@ def bipartite(
         cost = cost * widen(_every_second(weight, even))
     cheapest = torch.topk(cost, merges, dim=1, largest=False).indices
     dropped = even + 2 * cheapest
-    into = odd + 2 * partner.gather(1, cheapest)
-    return Selection(complement(dropped, tokens=tokens), dropped, positions(into, dropped=dropped))
+    target = odd + 2 * partner.gather(1, cheapest)
+    return Selection(complement(dropped, tokens=tokens), dropped, target)
 
 
 def _every_second(x: Tensor, start: int) -> Tensor:

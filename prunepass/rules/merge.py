@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prunepass.rules.precision import SMALLEST_SQUARE, like, square_sum, widen
+from prunepass.rules.precision import like, norm, widen
 
 if TYPE_CHECKING:  # select.py builds on gather_tokens; the name is needed here for types only
     from prunepass.rules.select import Selection
@@ -35,29 +35,30 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     return taken.unflatten(2, x.shape[2:]) if x.dim() > 3 else taken
 
 
-def add_rows(x: Tensor, row: Tensor, addition: Tensor) -> Tensor:
-    """`x` [B, K, C] with `addition` [B, R, C] added at rows `row` [B, R]; equal rows add up.
+def joining(kept: Tensor, target: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Who joins whom: [B, K, R], 1 where the dropped token r joins the kept token k, else 0.
 
-    The only scatter of token rows: a backend that lowers it otherwise changes this. Half precision
-    is summed in float32, since ONNX Runtime's CPU kernel has no other.
+    Args:
+        kept: [B, K] int64, token indices.
+        target: [B, R] int64, token indices out of `kept`.
+        dtype: Of the result.
     """
-    summed = widen(x).flatten(0, 1).index_put((row,), widen(addition), accumulate=True)
-    return like(summed, x).unflatten(0, (x.shape[0], x.shape[1]))
+    return (kept.unsqueeze(2) == target.unsqueeze(1)).to(dtype)
 
 
 def merge_tokens(x: Tensor, size: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
     """(x' [B, K, C], size' [B, K]): dropped tokens averaged into their targets.
 
-    The mean is formed as target + sum of share * (dropped - target), share = weight / joint weight:
-    a kept token that nothing joins comes out unchanged to the bit, and float16 does not overflow.
-    Nothing dropped returns the inputs themselves.
+    Tokens count by size, or by the weights that the selection brings; with weights a merged token
+    also gets the mean norm of its parts back, since averaging alone makes it the shorter the less
+    they agree. Sizes always add up. Nothing dropped returns the inputs themselves.
 
-    Where the selection brings weights, tokens count by these and not by size, and a merged token
-    gets the mean norm of its parts back: averaging alone makes it shorter the less they agree.
+    The sums are one product with the small matrix of `joining`, K * R * C multiply-accumulates: no
+    scatter, which backends lower badly or wrongly. They are formed in float32 or wider.
 
     Args:
         x: [B, T, C].
-        size: [B, T], > 0: how many original tokens each token stands for; sizes always add up.
+        size: [B, T], > 0: how many original tokens each token stands for.
         selection: What is kept and dropped, and each dropped token's target.
 
     Source: ToMe (ICLR 2023, arXiv 2210.09461), merging with the tokens' sizes; weights and norm are
@@ -66,39 +67,19 @@ def merge_tokens(x: Tensor, size: Tensor, selection: Selection) -> tuple[Tensor,
     kept, dropped, target, weight = selection
     if dropped.shape[1] == 0:
         return x, size
-    wide = widen(size)
-    joint = wide.gather(1, kept).scatter_add(1, target, wide.gather(1, dropped))
+    wide, channels = widen(x), x.shape[2]
+    counted = like(size, wide).unsqueeze(2)
     if weight is None:
-        share = wide.gather(1, dropped) / joint.gather(1, target)
+        payload = torch.cat([wide * counted, counted], dim=2)
     else:
-        heavy = weight.gather(1, kept).scatter_add(1, target, weight.gather(1, dropped))
-        share = weight.gather(1, dropped) / heavy.gather(1, target)
-    x_kept = gather_tokens(x, kept)
-    at = rows(target, tokens=kept.shape[1])
-    difference = gather_tokens(x, dropped) - take(x_kept, at)
-    merged = add_rows(x_kept, at, difference * like(share.unsqueeze(-1), x))
-    if weight is not None:
-        merged = _with_mean_norm(merged, norm(x), share, selection)
-    return merged, like(joint, size)
-
-
-def _with_mean_norm(merged: Tensor, norms: Tensor, share: Tensor, selection: Selection) -> Tensor:
-    """`merged` [B, K, C] with rows as long as their parts were on average.
-
-    Args:
-        merged: The means.
-        norms: [B, T], the norms before.
-        share: [B, R], what each dropped token contributed.
-        selection: What went where.
-    """
-    kept, dropped, target, _ = selection
-    of_kept = norms.gather(1, kept)
-    change = share * (norms.gather(1, dropped) - of_kept.gather(1, target))
-    wanted = of_kept.scatter_add(1, target, change)
-    factor = wanted / norm(merged)
-    return merged * like(factor.unsqueeze(-1), merged)
-
-
-def norm(x: Tensor) -> Tensor:
-    """Euclidean norm of each row of `x` [B, T, C], in float32 or wider: [B, T], > 0."""
-    return (square_sum(widen(x)) + SMALLEST_SQUARE).sqrt().squeeze(-1)
+        share = like(weight, wide).unsqueeze(2)
+        payload = torch.cat([wide * share, share, share * norm(wide), counted], dim=2)
+    joined = joining(kept, target, dtype=payload.dtype) @ gather_tokens(payload, dropped)
+    summed = gather_tokens(payload, kept) + joined
+    direction, size_sum = summed[..., :channels], summed[..., -1:]
+    if weight is None:
+        merged = direction / size_sum
+    else:
+        weight_sum, norm_sum = summed[..., channels : channels + 1], summed[..., channels + 1 : -1]
+        merged = direction * (norm_sum / (weight_sum * norm(direction)))
+    return like(merged, x), like(size_sum.squeeze(2), size)

@@ -23,10 +23,10 @@ def like(x: Tensor, other: Tensor) -> Tensor:
     return x if x.dtype == other.dtype else x.to(other.dtype)
 
 
-def square_sum(x: Tensor) -> Tensor:
-    """Sum of squares of each row of `x` [..., F]: [..., 1].
+def norm(x: Tensor) -> Tensor:
+    """Euclidean norm of each row of `x` [..., F]: [..., 1], > 0.
 
     Written out, since ONNX Runtime takes 0.73 ms for ReduceL2 and Div on 8 x 197 x 384, and 0.27
     for the product, the sum and the root.
     """
-    return (x * x).sum(dim=-1, keepdim=True)
+    return ((x * x).sum(dim=-1, keepdim=True) + SMALLEST_SQUARE).sqrt()

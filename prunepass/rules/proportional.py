@@ -23,7 +23,9 @@ def size_bias(size: Tensor, *, offset: int, rank: int) -> Tensor:
     bias = size.log()
     if offset > 0:
         bias = torch.nn.functional.pad(bias, (offset, 0))
-    return bias.reshape(bias.shape[0], *(1,) * (rank - 2), bias.shape[1])
+    for _ in range(rank - 2):
+        bias = bias.unsqueeze(1)
+    return bias
 
 
 def biased_mask(mask: Tensor | None, size: Tensor, *, offset: int, rank: int) -> Tensor:

@@ -21,8 +21,8 @@ class Selection(NamedTuple):
     Attributes:
         kept: [B, K] int64, token indices, strictly ascending.
         dropped: [B, R] int64, token indices, in no promised order.
-        target: [B, R] int64, 0..K-1: the position within `kept` of the token that each dropped
-            token joins if it is merged. Never the position of a prefix token.
+        target: [B, R] int64: the index of the kept token that each dropped token joins if it is
+            merged. Never a prefix token.
         weight: [B, T], > 0, or None: what each token weighs in the mean when tokens are merged;
             None weighs by size.
     """
@@ -84,15 +84,6 @@ def complement(dropped: Tensor, *, tokens: int) -> Tensor:
     return smallest_ascending(marked, count=tokens - removed)
 
 
-def positions(kept_tokens: Tensor, *, dropped: Tensor) -> Tensor:
-    """Where `kept_tokens` [B, N] (token indices that stay) stand once `dropped` [B, R] are gone.
-
-    Returns [B, N] int64: each index less the number of dropped indices below it.
-    """
-    below = dropped.unsqueeze(1) < kept_tokens.unsqueeze(2)
-    return kept_tokens - below.sum(dim=2)
-
-
 def top_tokens(score: Tensor, *, keep: int, prefix: int) -> tuple[Tensor, Tensor]:
     """(kept [B, keep] ascending, dropped [B, T-keep]), both int64: the highest scores stay.
 
@@ -147,4 +138,4 @@ def select_by_score(score: Tensor, features: Tensor, *, keep: int, prefix: int) 
     if dropped.shape[1] == 0:
         return Selection(kept, dropped, dropped)
     target = nearest_kept(features, kept=kept, dropped=dropped, prefix=prefix)
-    return Selection(kept, dropped, target)
+    return Selection(kept, dropped, kept.gather(1, target))

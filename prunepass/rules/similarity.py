@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from prunepass.rules.precision import SMALLEST_SQUARE, like, square_sum, widen
+from prunepass.rules.precision import like, norm, widen
 
 _MINKOWSKI_ORDER = {
     "l1": 1.0,
@@ -25,7 +25,7 @@ def unit(x: Tensor) -> Tensor:
     The norm is taken in float32 for half-precision input, so that large rows stay finite.
     """
     wide = widen(x)
-    return like(wide * (square_sum(wide) + SMALLEST_SQUARE).rsqrt(), x)
+    return like(wide / norm(wide), x)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from prunepass.rules.select import (
     complement,
     keep_everything,
     nearest_kept,
-    positions,
     top_tokens,
 )
 from prunepass.rules.similar_tokens import most_similar, similar_tokens
@@ -166,4 +165,4 @@ def zero_tprune(
     dropped = torch.cat([source for source, _ in links], dim=1)
     longest = (count if partition == "full" else min(count, 1)) + 1
     end = _follow(tokens, links, longest=longest).gather(1, dropped)
-    return Selection(kept, dropped, positions(end, dropped=dropped))
+    return Selection(kept, dropped, end)

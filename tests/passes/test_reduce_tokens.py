@@ -27,7 +27,7 @@ from tests.tiny_models import REFUSED, images, tiny
 SCORING = [name for name in RULES if name != UNREAD]
 PREFIX = {"class": 1, "mean": 0, "distilled": 2, "registers": 5}
 TWINS = [*PREFIX, "rotary", "biased", "unfused", "talking", "attention_pool", "late_class",
-         "post_norm"]  # fmt: skip
+         "post_norm", "sum_of_three"]  # fmt: skip
 SEALED = [("rotary", "drop"), ("late_class", "merge")]
 SOME = [step("block[0].attention", "key-norm", 0.75), step("block[1].output", "tome", 0.7, "merge")]
 

@@ -60,6 +60,17 @@ class Twin:
             out, roles = attend(block.attn, block.norm1(x), tokens)
             x = x + (out + block.mlp(block.norm2(x)))
             return self.reduce(f"{site}.attention", replace(tokens, x=x), roles)
+        if isinstance(block, tiny_models.SumOfThreeBlock):
+            out, roles = attend(block.attn, block.norm1(x), tokens)
+            added, before = block.mlp(block.norm2(x)), tokens.x.shape[1]
+            tokens = self.reduce(f"{site}.attention", replace(tokens, x=x + out), roles)
+            if tokens.x.shape[1] < before:
+                added = gather_tokens(added, self.kept[f"{site}.attention"])
+            return self.reduce(
+                f"{site}.output",
+                replace(tokens, x=tokens.x + added),
+                self.remaining(f"{site}.attention", roles),
+            )
         if isinstance(block, tiny_models.PostNormBlock):
             out, roles = attend(block.attn, x, tokens)
             tokens = self.reduce(f"{site}.attention", replace(tokens, x=x + out), roles)

