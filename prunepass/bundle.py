@@ -10,12 +10,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from prunepass.errors import ModelError, PrunepassError, UsageError
 from prunepass.plan import Plan
 
 SCHEMA = 1
+_LITTLE = 1 << 20
+"""Bytes below which a disk counts as full."""
 _KEYS = {"schema", "backend", "batch", "inputs", "outputs", "preprocessing", "model", "weights",
          "macs_dense", "macs"}  # fmt: skip
 
@@ -50,6 +55,11 @@ class Manifest:
         """The manifest as JSON text."""
         return json.dumps({"schema": SCHEMA, **self.__dict__}, indent=2)
 
+    @property
+    def macs_ratio(self) -> float:
+        """MACs relative to the dense engine."""
+        return self.macs / self.macs_dense if self.macs_dense else 1.0
+
 
 @contextlib.contextmanager
 def written(folder: Path, *, force: bool = False) -> Iterator[Path]:
@@ -66,25 +76,43 @@ def written(folder: Path, *, force: bool = False) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise UsageError(f"cannot write {folder}", found=str(error), fix="another folder") from error
+        raise UsageError(
+            f"cannot write {folder}", found=str(error), fix="another folder"
+        ) from error
     try:
         yield scratch
         os.chmod(scratch, 0o755)
-        if folder.exists():
-            old = scratch.with_name(f"{scratch.name}.old")
-            folder.rename(old)
-            scratch.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            scratch.rename(folder)
-    except PrunepassError:
-        raise
-    except OSError as error:
+        # Somebody else may have written there while this block ran.
+        check_free(folder, force=force)
+        _put(scratch, folder)
+    except Exception as error:
+        # Libraries tell of a full disk in their own ways, mostly not as an OSError.
+        full = shutil.disk_usage(folder.parent).free < _LITTLE
+        if not full and (isinstance(error, PrunepassError) or not isinstance(error, OSError)):
+            raise
         raise UsageError(
-            f"cannot write {folder}", found=str(error), fix="free space, or another folder"
+            f"cannot write {folder}",
+            found="the disk is full" if full else str(error),
+            fix="free space, or another folder",
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put(scratch: Path, folder: Path) -> None:
+    """Renames `scratch` to `folder`; what was there is gone afterwards, or back if that failed."""
+    if not folder.exists():
+        scratch.rename(folder)
+        return
+    old = scratch.with_name(f"{scratch.name}.old")
+    folder.rename(old)
+    try:
+        scratch.rename(folder)
+    except BaseException:
+        if not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_free(folder: Path, *, force: bool) -> None:
@@ -118,13 +146,61 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}", found=str(error)[:200]) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"cannot read {path}", found=str(error)[:200], fix="compile again"
+        ) from error
     if not isinstance(data, dict) or set(data) != _KEYS:
         raise ModelError(f"{path} is damaged", found="wrong keys", fix="compile again")
-    if data.pop("schema") != SCHEMA:
-        raise ModelError(f"{path} is of another version", found="schema", fix="compile again")
+    schema = data.pop("schema")
+    if not _is_count(schema) or schema != SCHEMA:
+        raise ModelError(
+            f"{path} is of another version",
+            found=f"schema {schema!r}"[:80],
+            fix=f"compile again: this version reads schema {SCHEMA}",
+        )
+    for key, value in data.items():
+        if not _CHECKS[key](value):
+            raise ModelError(
+                f"{path} is damaged", found=f"{key}: {value!r}"[:200], fix="compile again"
+            )
     return Manifest(**data)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_signature(value: object) -> bool:
+    """Whether it is name -> [shape, dtype]."""
+    return isinstance(value, dict) and all(
+        isinstance(tensor, list)
+        and len(tensor) == 2
+        and isinstance(tensor[0], list)
+        and all(_is_count(size) for size in tensor[0])
+        and isinstance(tensor[1], str)
+        and isinstance(getattr(torch, tensor[1], None), torch.dtype)
+        for tensor in value.values()
+    )
+
+
+_CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "backend": _is_text,
+        "batch": lambda value: value is None or (_is_count(value) and value > 0),
+        "inputs": lambda value: _is_signature(value) and len(value) > 0,
+        "outputs": _is_signature,
+        "preprocessing": lambda value: value is None or isinstance(value, dict),
+        "model": _is_text,
+        "weights": _is_text,
+        "macs_dense": _is_count,
+        "macs": _is_count,
+    }
+)
 
 
 def read_plan(path: Path) -> Plan:
@@ -148,7 +224,8 @@ def write_text(path: Path, text: str) -> None:
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
         raise UsageError(f"cannot write {path}", found=str(error), fix="another place") from error
 
 

@@ -49,7 +49,9 @@ def capture(
     shapes: Any = None
     if dynamic_batch:
         # torch.export takes a dimension of size 1 for a constant, so one example becomes two.
-        inputs = tuple(x.expand(2, *x.shape[1:]).contiguous() if x.shape[0] == 1 else x for x in inputs)
+        inputs = tuple(
+            x.expand(2, *x.shape[1:]).contiguous() if x.shape[0] == 1 else x for x in inputs
+        )
         batch = Dim("batch", min=1)
         shapes = tuple({0: batch} for _ in inputs)
     try:

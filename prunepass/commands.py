@@ -34,6 +34,8 @@ from prunepass.sources.pictures import find_pictures
 from prunepass.sources.preprocess import Preprocessing
 
 Say = Callable[..., None]
+_PLANNING = ("method", "flops", "images", "action", "at")
+"""Options that say how a plan is made."""
 
 
 def inspect(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -136,13 +138,20 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
     check_free(folder, force=words.force)
     given = None
     if words.plan is not None:
-        if words.method or words.flops is not None or words.images:
+        given_too = [n for n in _PLANNING if getattr(words, n) is not None]
+        if given_too:
             raise UsageError(
                 "--plan says what is done already",
-                found="--plan together with --method, --flops or --images",
+                found="--plan together with " + ", ".join(f"--{n}" for n in given_too),
                 fix="leave out the others",
             )
         given = read_plan(Path(words.plan))
+        if given.method == DOWNSAMPLE:
+            raise UsageError(
+                "the down-sampling baseline is not carried out from a plan",
+                found=f"{words.plan} of a bundle that was down-sampled",
+                fix=f"prunepass compile {words.model} --method {DOWNSAMPLE} --flops R -o DIR",
+            )
     else:
         _check_request(words)
     loaded = _load(words)
@@ -189,7 +198,11 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
 
 def bench(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Times the engines of a bundle against each other."""
-    if words.runs < 3 or any(b < 1 for b in words.batch) or (words.threads or 1) < 1:
+    if (
+        words.runs < 3
+        or any(b < 1 for b in words.batch)
+        or (words.threads is not None and words.threads < 1)
+    ):
         raise UsageError(
             "bench needs at least 3 runs, batches and threads of at least 1",
             found=f"--runs {words.runs} --batch {words.batch} --threads {words.threads}",
@@ -198,7 +211,7 @@ def bench(words: Namespace, *, say: Say) -> dict[str, Any]:
     if manifest.batch is not None and words.batch != [manifest.batch]:
         say(f"the bundle is fixed to batch {manifest.batch}")
         words.batch = [manifest.batch]
-    ratio = manifest.macs / manifest.macs_dense
+    ratio = manifest.macs_ratio
     result: dict[str, Any] = {
         "model": manifest.model,
         "backend": manifest.backend,
@@ -284,6 +297,13 @@ def _load(words: Namespace, *, image_size: int | None = None) -> LoadedModel:
 def _check_request(words: Namespace) -> None:
     """Refuses what needs no model to be refused."""
     name = words.method or DEFAULT
+    ignored = [n for n in ("action", "at", "images") if getattr(words, n) is not None]
+    if name == DOWNSAMPLE and ignored:
+        raise UsageError(
+            "down-sampling reduces no tokens inside the graph",
+            found=f"--method {DOWNSAMPLE} together with --{ignored[0]}",
+            fix="leave it out",
+        )
     if name != DOWNSAMPLE:
         chosen = method(name)
         if words.flops is None and chosen.shape != "stages":

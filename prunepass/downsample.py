@@ -106,4 +106,3 @@ def _patch(module: nn.Module) -> int | None:
             stride = part.stride[0]
             return int(stride) if isinstance(stride, int) and stride > 1 else None
     return None
-

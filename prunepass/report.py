@@ -47,7 +47,7 @@ class Report:
     @property
     def macs_ratio(self) -> float:
         """MACs relative to the dense model."""
-        return self.macs / self.macs_dense
+        return self.macs / self.macs_dense if self.macs_dense else 1.0
 
     def to_json(self) -> str:
         """The report as JSON text. FLOPs are 2 per multiply-accumulate."""

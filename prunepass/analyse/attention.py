@@ -89,7 +89,10 @@ def _product_after(node: Node) -> Node | None:
     """The matrix product that weighs values by `node`, through ops that keep its meaning."""
     for _ in range(8):
         users = [u for u in node.users if u.op == "call_function"]
-        if len(users) != 1:
+        if len(users) > 1:
+            # A rule may read the probabilities, too; the product with the values stands first.
+            users = [u for u in users if u.target in _PRODUCTS and u.args[0] is node]
+        if not users:
             return None
         node = users[0]
         if node.target in _PRODUCTS:

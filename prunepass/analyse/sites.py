@@ -53,7 +53,9 @@ def sites(program: ExportedProgram) -> Sites:
     table = labelled(graph)
     outputs = [label for label in table if label.endswith(":output")]
     order = {node: i for i, node in enumerate(graph.nodes)}
-    outputs.sort(key=lambda label: (order[table[label]], label.startswith("block") and ".output" in label))
+    outputs.sort(
+        key=lambda label: (order[table[label]], label.startswith("block") and ".output" in label)
+    )
     refusals = _refusals(module, [table[label] for label in outputs], order, prefix)
     found = []
     for label in outputs:
@@ -73,7 +75,8 @@ def sites(program: ExportedProgram) -> Sites:
                 refusal=refusals[node],
             )
         )
-    last = [table[label] for label in outputs]
+    # Asked behind the last attention, where a step would use it: what follows has its own MLP.
+    last = [table[label] for label in outputs if _parse(label)[1].startswith("attention")]
     reads_prefix_only = bool(last) and _reads_prefix_only(module, last[-1], refusals, prefix)
     fingerprint = _fingerprint(program, found, prefix)
     missing = None if found else _why_none(graph)
@@ -287,9 +290,20 @@ def tokens_kept_apart(node: Node, trace: TokenTrace) -> bool:
 
 def _keeps_tokens_apart(node: Node, trace: TokenTrace) -> bool:
     """Whether each token of the result depends on the same token of the operand alone."""
-    names = {"layer_norm", "linear", "dropout", "slice", "gelu", "mul", "add", "clone", "contiguous"}
+    names = {
+        "layer_norm",
+        "linear",
+        "dropout",
+        "slice",
+        "gelu",
+        "mul",
+        "add",
+        "clone",
+        "contiguous",
+    }
     name = getattr(node.target, "__name__", "").split(".")[0]
-    return name in names and trace.axes[node] == ((1, 0),)
+    pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
+    return (pointwise or name in names) and trace.axes[node] == ((1, 0),)
 
 
 def _why_none(graph: Graph) -> str:
@@ -297,14 +311,22 @@ def _why_none(graph: Graph) -> str:
     attentions = find_attentions(graph)
     if attentions:
         core = attentions[0].core
-        return f"{core.target} in {meta.module_path(core)} attends, but is added to no stream it reads"
+        return (
+            f"{core.target} in {meta.module_path(core)} attends, but is added to no stream it reads"
+        )
     nodes = [n for n in graph.nodes if n.op == "call_function"]
     for node in nodes:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return f"{node.target} in {meta.module_path(node)}: a part that is not looked into"
     for kind, names in (
-        ("a softmax, but not between products of queries, keys and values", {"softmax", "_softmax"}),
-        ("a product of two activations without a softmax between two of them", {"matmul", "bmm", "einsum"}),
+        (
+            "a softmax, but not between products of queries, keys and values",
+            {"softmax", "_softmax"},
+        ),
+        (
+            "a product of two activations without a softmax between two of them",
+            {"matmul", "bmm", "einsum"},
+        ),
         ("no product of two activations", {"linear", "conv2d", "convolution"}),
     ):
         for node in nodes:

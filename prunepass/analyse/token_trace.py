@@ -139,6 +139,13 @@ def trace_tokens(module: GraphModule, site: Node, *, prefix: int) -> TokenTrace:
             found=f"{site.target} on {_shape_text(site)}: tokens are laid out on a grid, where each "
             "has its place; token reduction needs a sequence [B, T, C]",
         )
+    if not isinstance(meta.shape(site)[1], int):  # type: ignore[index]
+        raise Refusal(
+            f"cannot remove tokens at {meta.module_path(site)}",
+            node=site,
+            found=f"{site.target} on {_shape_text(site)}: axis 1 is the batch; token reduction needs "
+            "a sequence [B, T, C]",
+        )
     tokens = shape[1]
     removable = tokens - prefix
     deltas = tuple(sorted({1, 2, removable // 2} - {0}))
@@ -333,7 +340,9 @@ class _Probe:
             self._check_cat(node)
         elif name not in _POSITIONAL | _ALIKE and torch.Tag.pointwise not in _tags(node):
             raise self._refuse(node, "not known to treat all tokens alike")
-        source = next((a for a in node.args if isinstance(a, Node) and self.trace.axes.get(a)), None)
+        source = next(
+            (a for a in node.args if isinstance(a, Node) and self.trace.axes.get(a)), None
+        )
         if source is None:
             return
         axes = {axis: offset for axis, offset in self.trace.axes[source]}

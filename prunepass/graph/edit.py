@@ -46,9 +46,7 @@ def seal(
         args, shapes = tuple(_with_batch(x, batch) for x in args), None
     try:
         with torch.no_grad():
-            sealed = torch.export.export(
-                module, args, kwargs, dynamic_shapes=shapes, strict=False
-            )
+            sealed = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except ValueError as error:
         raise PlanError(str(error).splitlines()[0]) from error
     except Exception as error:
@@ -72,7 +70,7 @@ def dynamic_shapes(program: ExportedProgram) -> Any:
         for spec in program.graph_signature.input_specs
         if spec.kind.name == "USER_INPUT"
     }
-    leaves = []
+    leaves: list[dict[int, Any] | None] = []
     for node in program.graph.find_nodes(op="placeholder"):
         if node.name not in inputs:
             continue

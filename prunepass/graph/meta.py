@@ -61,7 +61,7 @@ def concrete(size: int | torch.SymInt, batch: int) -> int:
     if isinstance(size, int):
         return size
     expression = size.node.expr
-    return int(expression.subs({symbol: batch for symbol in expression.free_symbols}))
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
 
 
 def concrete_shape(node: Node, batch: int) -> tuple[int, ...] | None:

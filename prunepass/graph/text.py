@@ -59,7 +59,9 @@ class _Listing:
 
     def _shape(self, val: Any) -> str:
         if isinstance(val, torch.Tensor):
-            kind = "" if val.dtype.is_floating_point else f" {str(val.dtype).removeprefix('torch.')}"
+            kind = (
+                "" if val.dtype.is_floating_point else f" {str(val.dtype).removeprefix('torch.')}"
+            )
             return "[" + ", ".join(self._size(s) for s in val.shape) + "]" + kind
         if isinstance(val, (tuple, list)):
             return "(" + ", ".join(self._shape(v) for v in val) + ")"

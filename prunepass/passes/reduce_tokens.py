@@ -245,7 +245,9 @@ class _Reducer:
             rows = insert_call(
                 self.graph, first_queries, (mask, prefix), before=node, label=f"{label}.mask"
             )
-            replace_argument(node, ("args", 3) if len(node.args) > 3 else ("kwargs", "attn_mask"), rows)
+            replace_argument(
+                node, ("args", 3) if len(node.args) > 3 else ("kwargs", "attn_mask"), rows
+            )
         kept = insert_call(
             self.graph, first_positions, (query, prefix), before=node, label=f"{label}.kept"
         )
@@ -380,7 +382,11 @@ class _Reducer:
         dims: Any = node.args[1]
         stage = self.stage_of.get(source)
         size = self.stages[stage].size if stage is not None else None
-        if size is None or 1 not in axes or len(meta.shape(node) or ()) + (0 if _keeps(node) else 1) != 3:
+        if (
+            size is None
+            or 1 not in axes
+            or len(meta.shape(node) or ()) + (0 if _keeps(node) else 1) != 3
+        ):
             return
         if list(dims) not in ([1], [-2]):
             return

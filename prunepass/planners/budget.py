@@ -11,7 +11,15 @@ from prunepass.analyse.sites import sites as find_sites
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.plan import Action, Plain, Plan, Step, check_keep
 from prunepass.planners.cost import Reduction, TokenCost
-from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, EVIT, ZERO_TPRUNE_DEIT_S, Method, Stages, method
+from prunepass.planners.methods import (
+    DEFAULT,
+    DOWNSAMPLE,
+    EVIT,
+    ZERO_TPRUNE_DEIT_S,
+    Method,
+    Stages,
+    method,
+)
 from prunepass.planners.schedule import (
     constant_counts,
     default_exponent,
@@ -99,7 +107,7 @@ def fit(program: ExportedProgram, sites: Sites, request: Request, *, flops: floa
     if exact and cost.ratio(priced(exact, cost.tokens, sites)) <= flops * (1 + TOLERANCE):
         # What nobody reads is enough: nothing has to be given up for this budget.
         return finish(request, sites, cost, exact, target=flops)
-    low, high = 0.0, _strongest(request, cost.tokens)
+    low, high = 0.0, _strongest(request, cost.tokens, flops)
     if ratio_at(high) > flops * (1 + TOLERANCE):
         raise PlanError(
             f"method {request.method.name!r} cannot reach {flops:.3f} of the MACs",
@@ -153,7 +161,8 @@ def ask(
             fix=f"smaller pictures (--method {DOWNSAMPLE}), which every model supports that takes "
             "them; `prunepass inspect MODEL` lists each site with its reason",
         )
-    depth = 1 + max(s.block for s in usable)
+    # All blocks count, also the last, where only prefix tokens may be read.
+    depth = 1 + max(s.block for s in everywhere)
     if at is not None:
         known = {s.block: s for s in usable}
         unknown = [b for b in at if b not in known]
@@ -188,10 +197,10 @@ def schedule(request: Request, sites: Sites, *, strength: float, ratio: float) -
     tokens, prefix = request.sites[0].tokens, sites.prefix_tokens
     shape = request.method.shape
     if shape == "depth":
-        exponent = default_exponent(ratio) if request.exponent is None else request.exponent
         counts = depth_counts(
-            len(request.sites), tokens, prefix, strength=strength, exponent=exponent
-        )
+            len(request.sites), tokens, prefix, strength=strength,
+            exponent=_exponent(request, ratio),
+        )  # fmt: skip
     elif shape == "constant":
         counts = constant_counts(len(request.sites), tokens, prefix, removed=strength)
     else:
@@ -297,8 +306,16 @@ def _picks(wanted: int, known: int) -> list[int]:
     return [min(known - 1, i * known // wanted) for i in range(wanted)]
 
 
-def _strongest(request: Request, tokens: int) -> float:
-    return {"depth": 4.0, "constant": float(tokens), "stages": 12.0}[request.method.shape]
+def _strongest(request: Request, tokens: int, ratio: float) -> float:
+    """A strength beyond which a schedule removes no more."""
+    if request.method.shape == "depth":
+        # Where the first site, which gives the smallest share, gives as much as any step can.
+        return (2 * len(request.sites)) ** _exponent(request, ratio)
+    return {"constant": float(tokens), "stages": 64.0}[request.method.shape]
+
+
+def _exponent(request: Request, ratio: float) -> float:
+    return default_exponent(ratio) if request.exponent is None else request.exponent
 
 
 def _unread(sites: Sites) -> str | None:

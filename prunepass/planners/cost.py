@@ -56,7 +56,7 @@ class TokenCost:
             cuts.append(self._narrowed or table[f"{unread}:output"])
         self._trace = trace_tokens(module, cuts[0], prefix=self._prefix)
         self.tokens = self._trace.tokens
-        self._fixed, self._counted = self._split(module.graph.nodes, cuts)
+        self._fixed, self._counted = self._split(list(module.graph.nodes), cuts)
         self._rules: dict[tuple[object, ...], int] = {}
         self.dense = self.macs([])
 
@@ -75,9 +75,7 @@ class TokenCost:
         """MACs relative to the program without reductions."""
         return self.macs(reductions) / self.dense
 
-    def _split(
-        self, nodes: Sequence[Node], cuts: list[Node]
-    ) -> tuple[int, list[tuple[Node, int]]]:
+    def _split(self, nodes: Sequence[Node], cuts: list[Node]) -> tuple[int, list[tuple[Node, int]]]:
         """MACs that no reduction changes, and the other nodes with the stage they run in."""
         stage_of: dict[Node, int] = {self._trace.site: 0}
         cut_stage = {node: i + 1 for i, node in enumerate(cuts)}
@@ -147,5 +145,3 @@ def _count_rule(reduction: Reduction, channels: int, heads: int, prefix: int) ->
             reduction.rule, roles, keep=reduction.after, prefix=prefix, **dict(reduction.options)
         )
     return counter.get_total_flops() // 2
-
-

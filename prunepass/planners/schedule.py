@@ -26,7 +26,11 @@ def depth_counts(
     for site in range(sites):
         share = strength * ((site + 0.5) / sites) ** exponent
         exact -= min(cap, share) * exact
-        left = max(left - left // 2, min(left, round(exact)), 1) if cap <= 0.5 else max(1, round(exact))
+        left = (
+            max(left - left // 2, min(left, round(exact)), 1)
+            if cap <= 0.5
+            else max(1, round(exact))
+        )
         counts.append(prefix + left)
     return counts
 

@@ -99,7 +99,8 @@ def search(
     best: tuple[float, Plan] | None = None
     tried = 0
     refusal: PlanError | None = None
-    for candidate in _candidates(request, sites, flops, random.Random(seed)):
+    blocks = None if at is None else set(at)
+    for candidate in _candidates(request, sites, flops, blocks, random.Random(seed)):
         if best is not None and time.monotonic() > stop:
             break
         try:
@@ -134,9 +135,9 @@ def search(
 
 
 def _candidates(
-    request: Request, sites: Sites, flops: float, draw: random.Random
+    request: Request, sites: Sites, flops: float, blocks: set[int] | None, draw: random.Random
 ) -> Iterator[Request]:
-    """Requests to try, the default first."""
+    """Requests to try, the default first; places are drawn among `blocks`, None for all."""
     if request.method.shape != "stages":
         if request.method.shape == "constant":
             yield request
@@ -153,11 +154,15 @@ def _candidates(
         if set(request.sites[0].roles) <= set(s.roles)
         and s.tokens == request.sites[0].tokens
         and (request.unread is None or s.block < sites[request.unread].block)
+        and (blocks is None or s.block in blocks)
     ]
+    seen = {request.sites}
     for _ in range(SAMPLES):
         count = draw.randint(min(2, len(places)), min(6, len(places)))
-        picked = sorted(draw.sample(places, count), key=lambda s: s.block)
-        yield replace(request, sites=tuple(picked))
+        picked = tuple(sorted(draw.sample(places, count), key=lambda s: s.block))
+        if picked not in seen:
+            seen.add(picked)
+            yield replace(request, sites=picked)
 
 
 def _compressed(program: ExportedProgram, plan: Plan, images: Tensor) -> Tensor:

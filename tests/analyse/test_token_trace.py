@@ -108,9 +108,7 @@ def test_a_branch_made_before_the_site_is_a_live_in(captured: Captured) -> None:
 
 def test_axes_follow_the_tokens(captured: Captured) -> None:
     found = trace(captured, "rotary", "block[1].output")
-    shapes = {
-        (axes, meta.concrete_shape(node, 3)) for node, axes in found.axes.items() if axes
-    }
+    shapes = {(axes, meta.concrete_shape(node, 3)) for node, axes in found.axes.items() if axes}
     assert (((1, 0),), (3, T, CHANNELS)) in shapes
     assert (((2, -1),), (3, 2, T - 1, 14)) in shapes
     assert (((2, 0),), (3, 2, T, 14)) in shapes

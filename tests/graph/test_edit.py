@@ -35,9 +35,7 @@ def test_an_opened_graph_is_a_copy(captured: Captured) -> None:
 
 def test_a_fixed_batch(captured: Captured) -> None:
     fixed = specialise(captured("class"), batch=5)
-    assert all(
-        isinstance(size, int) for n in fixed.graph.nodes for size in meta.shape(n) or ()
-    )
+    assert all(isinstance(size, int) for n in fixed.graph.nodes for size in meta.shape(n) or ())
     x = images(5, seed=42)
     expected = captured("class").module(check_guards=False)(x)
     torch.testing.assert_close(fixed.module()(x), expected, rtol=1e-12, atol=1e-12)
@@ -79,4 +77,7 @@ def test_dynamic_sizes_keep_their_bounds() -> None:
     assert (first[0].min, first[0].max) == (1, 9)
     assert (first[1].min, first[1].max) == (3, 64)
     sealed = seal(open_module(program), program)
-    assert sorted((v.lower, v.upper) for v in sealed.range_constraints.values()) == [(1, 9), (3, 64)]
+    assert sorted((v.lower, v.upper) for v in sealed.range_constraints.values()) == [
+        (1, 9),
+        (3, 64),
+    ]

@@ -45,9 +45,7 @@ def test_labelled_takes_the_last_of_several() -> None:
 
 
 def test_module_path(captured: Captured) -> None:
-    paths = [
-        meta.module_path(n) for n in captured("class").graph.nodes if n.op == "call_function"
-    ]
+    paths = [meta.module_path(n) for n in captured("class").graph.nodes if n.op == "call_function"]
     assert {"blocks.0", "blocks.2.attn", "norm"} <= set(paths)
     assert meta.module_path(Graph().placeholder("x")) == "the model itself"
 
@@ -61,7 +59,9 @@ def test_inherit_takes_the_module_over() -> None:
 
 
 def test_shapes_with_a_dynamic_batch(captured: Captured) -> None:
-    first = next(n for n in captured("class").graph.nodes if n.op == "call_function" and meta.shape(n))
+    first = next(
+        n for n in captured("class").graph.nodes if n.op == "call_function" and meta.shape(n)
+    )
     shape = meta.shape(first)
     assert shape is not None
     assert isinstance(shape[0], torch.SymInt)

@@ -26,7 +26,6 @@ def exported(model: nn.Module) -> ExportedProgram:
     return torch.export.export(model.eval(), (x,), strict=False)
 
 
-
 def targets(program: ExportedProgram) -> list[str]:
     return [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
 

@@ -32,6 +32,4 @@ def test_a_plain_function_is_inlined_and_labelled(captured: Captured) -> None:
     x = images(3, seed=40)
     result = sealed.module(check_guards=False)(x)
     torch.testing.assert_close(result, module(x), rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(
-        result, program.module(check_guards=False)(x), rtol=1e-3, atol=1e-3
-    )
+    assert not torch.allclose(result, program.module(check_guards=False)(x), rtol=1e-3, atol=1e-3)

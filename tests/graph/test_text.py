@@ -20,7 +20,10 @@ GOLDEN: dict[str, tuple[str, list[Step]]] = {
     "drop_at_output": ("class", [step("block[1].output", "random", 12)]),
     "merge_then_drop": (
         "class",
-        [step("block[0].attention", "key-norm", 0.75, "merge"), step("block[1].output", "tome", 0.7)],
+        [
+            step("block[0].attention", "key-norm", 0.75, "merge"),
+            step("block[1].output", "tome", 0.7),
+        ],
     ),
     "merge_and_mean": ("registers", [step("block[1].attention", "tome", 15, "merge")]),
     "live_ins": ("rotary", [step("block[1].attention", "random", 12)]),

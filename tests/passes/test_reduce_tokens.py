@@ -177,7 +177,11 @@ def test_unread_behind_other_steps_changes_nothing(captured: Captured, action: s
 
 @pytest.mark.parametrize(
     ("name", "site"),
-    [("class", "block[1].attention"), ("mean", "block[2].output"), ("registers", "block[2].output")],
+    [
+        ("class", "block[1].attention"),
+        ("mean", "block[2].output"),
+        ("registers", "block[2].output"),
+    ],
 )
 def test_unread_refuses_where_other_tokens_are_read(
     captured: Captured, name: str, site: str
@@ -274,11 +278,7 @@ def test_g11_half_precision_keeps_the_same_tokens(captured: Captured, rule: str)
     logits = twin.run(x.to(torch.float32))
     assert logits.isfinite().all()
     roles = twin.roles[site]
-    score = (
-        key_norm(roles["key"])
-        if rule == "key-norm"
-        else received_attention(roles["attention"])
-    )
+    score = key_norm(roles["key"]) if rule == "key-norm" else received_attention(roles["attention"])
     scale = float(score[:, 1:].std())
     for image in range(5):
         one, other = set(low[image].tolist()), set(twin.kept[site][image].tolist())
@@ -295,9 +295,7 @@ def test_labels_survive_sealing_export_and_saving(
     for graph in (
         program.graph,
         program.module(check_guards=False).graph,
-        torch.export.export(
-            program.module(check_guards=False), (images(2),), strict=False
-        ).graph,
+        torch.export.export(program.module(check_guards=False), (images(2),), strict=False).graph,
     ):
         assert wanted <= set(meta.labelled(graph))
     path = tmp_path / "program.pt2"
@@ -345,9 +343,10 @@ def test_plans_compose(reduced: Reduced) -> None:
     assert addresses["block[0].attention"].tokens == 21
     assert {s.tokens for s in addresses if s.block > 0} == {16}
     assert addresses["block[1].attention"].heads == 2
-    assert addresses["block[1].attention"].roles == sites(reduced("class", SOME)[0])[
-        "block[2].attention"
-    ].roles
+    assert (
+        addresses["block[1].attention"].roles
+        == sites(reduced("class", SOME)[0])["block[2].attention"].roles
+    )
     twice, record = reduce_tokens(once, [second])
     assert record.tokens["block[1].attention"] == (16, 11)
     x = images(3, seed=18)

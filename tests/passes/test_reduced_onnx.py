@@ -53,7 +53,10 @@ def test_g8_g9_engine_equals_program(captured: Captured, tmp_path: Path, name: s
 def _only_the_batch_is_dynamic(path: Path) -> None:
     graph = onnx.load(str(path)).graph
     (batch,) = {
-        d.dim_param for value in graph.input for d in value.type.tensor_type.shape.dim if d.dim_param
+        d.dim_param
+        for value in graph.input
+        for d in value.type.tensor_type.shape.dim
+        if d.dim_param
     }
     checked = 0
     for value in (*graph.value_info, *graph.output):

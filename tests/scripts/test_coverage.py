@@ -108,9 +108,7 @@ def test_resuming_leaves_out_what_is_done_and_repeats_what_failed(coverage: Modu
     found = [coverage.Candidate(family="f", name=f"timm/{n}") for n in "abcd"]
 
     def row(name: str, outcome: str) -> object:
-        return coverage.Row(
-            family="f", model=f"timm/{name}", block="", method="", outcome=outcome
-        )
+        return coverage.Row(family="f", model=f"timm/{name}", block="", method="", outcome=outcome)
 
     rows = [row("a", "compiled"), row("b", "refused"), row("c", "compiled"), row("c", "failed")]
     assert [c.name for c in coverage.remaining(found, rows)] == ["timm/c", "timm/d"]

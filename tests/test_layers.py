@@ -1,0 +1,118 @@
+"""Who may import whom (design, section 5): any other import fails here."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "prunepass"
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Room -> (rank, what of prunepass it may import besides its own folder).
+_ANALYSIS = {"errors", "plan", "records", "rules", "graph", "analyse"}
+_RUNNING = {"errors", "records", "graph.meta"}
+ROOMS: dict[str, tuple[int, set[str]]] = {
+    "errors": (0, set()),
+    "progress": (0, set()),
+    "models": (1, set()),
+    "plan": (1, {"errors"}),
+    "records": (1, {"errors"}),
+    "rules": (1, {"errors"}),
+    "graph": (2, {"errors"}),
+    "analyse": (3, {"errors", "records", "graph"}),
+    "capture": (4, _ANALYSIS),
+    "calibrate": (4, _ANALYSIS),
+    "planners": (4, _ANALYSIS),
+    "passes": (4, _ANALYSIS),
+    "sources": (4, {"errors", "models"}),
+    "apply": (5, _ANALYSIS | {"passes"}),
+    "specialise": (5, {"errors", "graph"}),
+    "backends": (6, _RUNNING),
+    "measure": (6, _RUNNING),
+    "report": (7, {"errors", "plan", "records"}),
+    "bundle": (7, {"errors", "plan", "records"}),
+    # A planner that runs drafts on pictures: the one that needs passes and measuring.
+    "planners.search": (7, _ANALYSIS | {"passes", "planners", "measure.fidelity"}),
+    # From here on, everything of a lower rank may be imported.
+    "vlm": (8, set()),
+    "compiler": (8, set()),
+    "downsample": (9, set()),
+    "commands": (10, set()),
+    "__main__": (11, set()),
+    "__init__": (11, set()),
+}
+FREE = 8
+HEAVY = {"onnx", "onnxruntime", "onnxscript", "tensorrt", "torch_tensorrt", "timm", "transformers",
+         "torchvision", "PIL", "rich", "safetensors", "huggingface_hub"}  # fmt: skip
+
+
+def room(parts: tuple[str, ...]) -> str:
+    """The key of `ROOMS` that a dotted name belongs to."""
+    both = ".".join(parts[:2])
+    return both if both in ROOMS else (parts[0] if parts else "__init__")
+
+
+def imports(tree: ast.AST) -> list[tuple[str, int]]:
+    """(dotted name, line) of everything imported anywhere in a file."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
+
+
+def allowed(importer: str, target: tuple[str, ...]) -> bool:
+    """Whether a file of a room may import `prunepass.<target>`."""
+    rank, may = ROOMS[importer]
+    other = room(target)
+    if other == importer:
+        return True
+    known = other in ROOMS and ROOMS[other][0] < rank
+    return known and (rank >= FREE or other in may or ".".join(target[:2]) in may)
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_imports_point_downwards(path: Path) -> None:
+    here = path.relative_to(ROOT).with_suffix("").parts
+    importer = room(here)
+    assert importer in ROOMS, f"{importer} has no rank: give it one here and in the design"
+    wrong = []
+    for name, line in imports(ast.parse(path.read_text())):
+        top, *rest = name.split(".")
+        if top == "prunepass" and not allowed(importer, tuple(rest)):
+            wrong.append(f"line {line}: {name}")
+        if importer == "errors" and top not in sys.stdlib_module_names:
+            wrong.append(f"line {line}: errors imports {name}")
+        if importer == "rules" and top not in {"torch", "prunepass", *sys.stdlib_module_names}:
+            wrong.append(f"line {line}: a rule imports {name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_heavy_packages_are_imported_where_they_are_needed(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    at_top = ast.Module([n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))], [])
+    loaded = {name.split(".")[0] for name, _ in imports(at_top)}
+    assert not loaded & HEAVY
+
+
+def test_the_check_itself() -> None:
+    assert allowed("passes", ("rules", "table"))
+    assert allowed("backends", ("graph", "meta", "labels"))
+    assert not allowed("backends", ("graph", "edit", "seal"))
+    assert not allowed("backends", ("analyse", "sites"))
+    assert not allowed("graph", ("analyse", "sites"))
+    assert not allowed("rules", ("plan", "Step"))
+    assert not allowed("passes", ("planners", "uniform"))
+    assert not allowed("planners", ("planners.search",))
+    assert not allowed("planners", ("passes", "table"))
+    assert not allowed("compiler", ("commands", "build"))
+    assert not allowed("errors", ("plan",))
+    assert allowed("__main__", ("apply", "apply_plan"))
+    assert len(FILES) > 40
