@@ -50,7 +50,7 @@ def inspect(words: Namespace, *, say: Say) -> dict[str, Any]:
     )
     if not len(sites):
         say(
-            "  no attention block with a residual stream was recognised: tokens cannot be reduced.\n"
+            "  no attention block with a residual stream was recognised, so no token can go.\n"
             "  The model still compiles as it is: prunepass.build(prunepass.capture(...))"
         )
     if words.json:

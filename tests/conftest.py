@@ -21,7 +21,7 @@ Reduced = Callable[[str, list[Step]], tuple[ExportedProgram, PassRecord]]
 
 @pytest.fixture(scope="session")
 def captured() -> Captured:
-    """Name of a tiny model (and a dtype) -> its labelled program, batch dynamic. Do not change it."""
+    """Name of a tiny model, dtype -> its labelled program, batch dynamic. Do not change it."""
 
     @cache
     def program(name: str, dtype: torch.dtype = torch.float64) -> ExportedProgram:

@@ -15,7 +15,7 @@ from prunepass.plan import Step
 
 
 def with_kept(program: ExportedProgram, steps: Sequence[Step]) -> GraphModule:
-    """The reduced program, unsealed, returning (logits, kept [B, K] of each step in graph order)."""
+    """The reduced program, unsealed: (logits, kept [B, K] of each step in graph order)."""
     module, _ = draft(program, steps)
     graph = module.graph
     kept = []

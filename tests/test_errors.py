@@ -17,9 +17,8 @@ CODES = {
     "BackendError": 3,
     "InternalError": 1,
 }
-TREE = [
-    c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__
-]
+CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass)]
+TREE = [c for c in CLASSES if c.__module__ == errors.__name__]
 
 
 def test_the_tree_is_whole() -> None:

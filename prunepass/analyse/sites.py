@@ -205,7 +205,7 @@ def _count_prefix(program: ExportedProgram, first: Node) -> int:
     label = "block[0].attention:input"
     node = meta.labelled(module.graph)[label]
     args, _ = program.example_inputs
-    flat, tree = torch.utils._pytree.tree_flatten(args)
+    flat, _ = torch.utils._pytree.tree_flatten(args)
     rows = []
     for seed in (0, 1):
         generator = torch.Generator().manual_seed(seed)

@@ -136,15 +136,15 @@ def trace_tokens(module: GraphModule, site: Node, *, prefix: int) -> TokenTrace:
         raise Refusal(
             f"cannot remove tokens at {meta.module_path(site)}",
             node=site,
-            found=f"{site.target} on {_shape_text(site)}: tokens are laid out on a grid, where each "
-            "has its place; token reduction needs a sequence [B, T, C]",
+            found=f"{site.target} on {_shape_text(site)}: tokens are laid out on a grid, where "
+            "each has its place; token reduction needs a sequence [B, T, C]",
         )
     if not isinstance(meta.shape(site)[1], int):  # type: ignore[index]
         raise Refusal(
             f"cannot remove tokens at {meta.module_path(site)}",
             node=site,
-            found=f"{site.target} on {_shape_text(site)}: axis 1 is the batch; token reduction needs "
-            "a sequence [B, T, C]",
+            found=f"{site.target} on {_shape_text(site)}: axis 1 is the batch; token reduction "
+            "needs a sequence [B, T, C]",
         )
     tokens = shape[1]
     removable = tokens - prefix
@@ -345,7 +345,7 @@ class _Probe:
         )
         if source is None:
             return
-        axes = {axis: offset for axis, offset in self.trace.axes[source]}
+        axes = dict(self.trace.axes[source])
         shape = meta.concrete_shape(source, BATCH)
         assert shape is not None
         rank = len(shape)
@@ -530,7 +530,7 @@ def _attention_shape(
     """Shape of fused attention; its meta kernel does not check the mask, so it is checked here."""
     if key.shape[-2] != value.shape[-2]:
         raise RuntimeError("keys and values differ in number")
-    scores = query.shape[:-2] + (query.shape[-2], key.shape[-2])
+    scores = (*query.shape[:-1], key.shape[-2])
     if attn_mask is not None:
         torch.broadcast_shapes(attn_mask.shape, scores)
         if torch.broadcast_shapes(attn_mask.shape, scores) != torch.Size(scores):

@@ -76,10 +76,10 @@ def merge_tokens(x: Tensor, size: Tensor, selection: Selection) -> tuple[Tensor,
         payload = torch.cat([wide * share, share, share * norm(wide), counted], dim=2)
     joined = joining(kept, target, dtype=payload.dtype) @ gather_tokens(payload, dropped)
     summed = gather_tokens(payload, kept) + joined
-    direction, size_sum = summed[..., :channels], summed[..., -1:]
     if weight is None:
+        direction, size_sum = summed.split([channels, 1], dim=2)
         merged = direction / size_sum
     else:
-        weight_sum, norm_sum = summed[..., channels : channels + 1], summed[..., channels + 1 : -1]
-        merged = direction * (norm_sum / (weight_sum * norm(direction)))
+        direction, share_sum, norm_sum, size_sum = summed.split([channels, 1, 1, 1], dim=2)
+        merged = direction * (norm_sum / (share_sum * norm(direction)))
     return like(merged, x), like(size_sum.squeeze(2), size)

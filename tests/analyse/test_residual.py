@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_chain_hangs_together(captured: Captured) -> None:
     graph = captured("class").graph
     chain = find_residuals(graph, find_attentions(graph))
     assert [r.kind for r in chain] == ["attention", "mlp"] * 3
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in itertools.pairwise(chain):
         assert after.source is before.node
     assert all(len(r.attentions) == (r.kind == "attention") for r in chain)
     assert {meta.concrete_shape(r.node, 5) for r in chain} == {(5, 21, 28)}

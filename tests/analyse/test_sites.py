@@ -150,7 +150,6 @@ def test_fingerprint_tells_geometries_apart_and_not_weights(captured: Captured) 
         name: sites(captured(name)).fingerprint
         for name in ("class", "mean", "distilled", "rotary", "biased", "adversary", "late_class")
     }
-    # Rotary tables are no parameters in the state dict: buffers are, so even these differ.
     assert len(set(prints.values())) == len(prints)
     other = capture(tiny("class", seed=7), (images(2),))
     assert sites(other).fingerprint == prints["class"]

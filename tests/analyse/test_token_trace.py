@@ -18,7 +18,7 @@ from prunepass.graph.edit import open_module
 from prunepass.passes.reduce_tokens import draft
 from tests.conftest import Captured
 from tests.steps import step
-from tests.tiny_models import CHANNELS, PATCHES, Ending, images
+from tests.tiny_models import CHANNELS, PATCHES
 
 PREFIX = {"mean": 0, "attention_pool": 0, "late_class": 0, "windows": 0, "convolved": 0,
           "distilled": 2, "prefix_slice": 2, "registers": 5}  # fmt: skip

@@ -65,18 +65,22 @@ def test_every_rule_equals_its_twin(captured: Captured, rule: str, action: str) 
     close(draft(captured("class"), steps)[0](x), Twin(tiny("class"), by_site(steps)).run(x))
 
 
-@pytest.mark.parametrize("rule", SCORING)
-def test_every_rule_equals_its_twin_when_sealed(reduced: Reduced, rule: str) -> None:
+@pytest.mark.parametrize("half", [0, 1])
+def test_every_rule_equals_its_twin_when_sealed(reduced: Reduced, half: int) -> None:
+    """Two plans that have every rule between them, each with four places and both actions."""
+    places = ["block[0].attention", "block[0].output", "block[1].attention", "block[2].attention"]
+    rules = [
+        ["page-rank", "tome", "attention-weighted", "cls-attention"],
+        ["received-attention", "key-norm", "zero-tprune", "random"],
+    ]
+    assert sorted(rules[0] + rules[1]) == sorted(SCORING)
     steps = [
-        step("block[0].attention", rule, 0.75, "merge" if rule < "p" else "drop"),
-        step("block[1].output", rule, 0.7, "merge"),
+        step(place, rule, keep, "merge" if (keep + half) % 2 else "drop")
+        for place, rule, keep in zip(places, rules[half], (18, 15, 12, 9), strict=True)
     ]
     program, record = reduced("class", steps)
-    assert record.applied == ("block[0].attention", "block[1].output")
-    assert dict(record.tokens) == {
-        "block[0].attention": (21, 16),
-        "block[1].output": (16, 12),
-    }
+    assert record.applied == tuple(places)
+    assert list(record.tokens.values()) == [(21, 18), (18, 15), (15, 12), (12, 9)]
     x = images(3, seed=5)
     close(run(program, x), Twin(tiny("class"), by_site(steps)).run(x))
 
@@ -93,9 +97,9 @@ def test_a_mixture_of_rules_equals_its_twin(captured: Captured, name: str, actio
 
 @pytest.mark.parametrize(("name", "action"), SEALED)
 def test_sealed_mixtures_equal_their_twins(reduced: Reduced, name: str, action: str) -> None:
-    program, _ = reduced(name, mixture(action))
+    program, _ = reduced(name, mixture(action)[1:4])
     x = images(3, seed=6)
-    close(run(program, x), Twin(tiny(name), by_site(mixture(action))).run(x))
+    close(run(program, x), Twin(tiny(name), by_site(mixture(action)[1:4])).run(x))
 
 
 @pytest.mark.parametrize("action", ["drop", "merge"])
@@ -229,7 +233,7 @@ def test_g2_g3_g6_kept_indices(captured: Captured, name: str, rule: str) -> None
 
 @pytest.mark.parametrize(("name", "action"), SEALED)
 def test_g5_a_batch_equals_its_single_images(reduced: Reduced, name: str, action: str) -> None:
-    program, _ = reduced(name, mixture(action))
+    program, _ = reduced(name, mixture(action)[1:4])
     x = images(3, seed=14)
     close(run(program, x), torch.cat([run(program, image[None]) for image in x]))
 
@@ -251,7 +255,7 @@ def test_g7_masking_equals_gathering(captured: Captured, name: str, rule: str) -
 
 @pytest.mark.parametrize(("name", "action"), SEALED)
 def test_g9_only_the_batch_is_dynamic(reduced: Reduced, name: str, action: str) -> None:
-    program, _ = reduced(name, mixture(action))
+    program, _ = reduced(name, mixture(action)[1:4])
     symbols, numbers = set(), 0
     for node in program.graph.nodes:
         shape = meta.shape(node)
@@ -261,7 +265,7 @@ def test_g9_only_the_batch_is_dynamic(reduced: Reduced, name: str, action: str) 
             else:
                 symbols |= size.node.expr.free_symbols
     assert len(symbols) == 1
-    assert numbers > 500
+    assert numbers > 300
     for batch in (1, 3, 5):
         assert run(program, images(batch)).shape[0] == batch
 
@@ -292,11 +296,7 @@ def test_labels_survive_sealing_export_and_saving(
     program, _ = reduced("class", SOME)
     wanted = set(meta.labelled(captured("class").graph))
     wanted = {x for x in wanted if x.split(":")[-1] not in ("query", "key", "value")}
-    for graph in (
-        program.graph,
-        program.module(check_guards=False).graph,
-        torch.export.export(program.module(check_guards=False), (images(2),), strict=False).graph,
-    ):
+    for graph in (program.graph, program.module(check_guards=False).graph):
         assert wanted <= set(meta.labelled(graph))
     path = tmp_path / "program.pt2"
     torch.export.save(program, path)

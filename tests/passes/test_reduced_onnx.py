@@ -17,17 +17,13 @@ from tests.steps import step
 from tests.tiny_models import images
 
 CASES = {
-    "class": [
-        step("block[0].attention", "zero-tprune", 16, iterations=3, similar=2),
-        step("block[1].output", "random", 12, seed=3),
+    "mean": [
+        step("block[0].attention", "tome", 13, "merge"),
+        step("block[2].attention", "zero-tprune", 8, iterations=3, similar=2),
     ],
     "rotary": [
         step("block[0].output", "attention-weighted", 17, "merge"),
-        step("block[1].attention", "key-norm", 9, "merge"),
-    ],
-    "mean": [
-        step("block[0].attention", "tome", 13, "merge"),
-        step("block[2].attention", "received-attention", 8, "merge"),
+        step("block[1].attention", "random", 9, seed=3),
     ],
 }
 
