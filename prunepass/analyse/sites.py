@@ -160,8 +160,8 @@ def _tokens(node: Node) -> int:
 def _stream_size(node: Node) -> tuple[int, int]:
     """(tokens, channels) of a stream [B, T, C], [B, H, W, C] or [B, C, H, W].
 
-    Of the two grids it is the second only where the last two axes are equal and the first two
-    are not: which axis holds channels is told by squareness, and only shown, never relied on.
+    A grid is taken for the second kind where its last two axes are equal and the first two are
+    not. That is a guess, for show: nothing relies on it, since grids are refused.
     """
     shape = meta.concrete_shape(node, BATCH) or (0, 0, 0)
     if len(shape) == 3:

@@ -190,7 +190,9 @@ class _Reducer:
     def _trace(self) -> TokenTrace:
         first = self.cuts[0]
         try:
-            trace = trace_tokens(self.module, first.node, prefix=self.prefix)
+            trace = self._trace_before(first)
+            if trace is None:
+                trace = trace_tokens(self.module, first.node, prefix=self.prefix)
         except Refusal as refusal:
             raise UnsupportedGraph(
                 f"cannot remove tokens at {first.step.site} ({meta.module_path(first.node)})",
@@ -211,6 +213,18 @@ class _Reducer:
                     fix="reduce tokens at one of the two only",
                 )
         return trace
+
+    def _trace_before(self, first: _Cut) -> TokenTrace | None:
+        """The trace from in front of an attention, where the first step may narrow that one."""
+        start = self.table.get(f"{first.step.site}:input")
+        core = narrowed_attention(self.table, first.step.site)
+        if first.step.rule != UNREAD or start is None or core is None:
+            return None
+        try:
+            trace = trace_tokens(self.module, start, prefix=self.prefix)
+        except Refusal:
+            return None
+        return trace if trace.axes.get(first.node) == ((1, 0),) else None
 
     def _narrowed(self) -> dict[Node, _Cut]:
         """Attentions whose queries are cut to the prefix, by the step that allows it."""

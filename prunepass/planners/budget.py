@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch.export import ExportedProgram
 
@@ -111,7 +111,9 @@ def fit(program: ExportedProgram, sites: Sites, request: Request, *, flops: floa
     if ratio_at(high) > flops * (1 + TOLERANCE):
         raise PlanError(
             f"method {request.method.name!r} cannot reach {flops:.3f} of the MACs",
-            found=f"{ratio_at(high):.3f} at its strongest, over {len(request.sites)} sites",
+            found=f"{ratio_at(high):.3f} at its strongest, over {len(request.sites)} sites, "
+            f"{request.sites[0].module} to {request.sites[-1].module}"
+            + _refused_besides(sites, request.method),
             fix="a larger budget, or reduce at more blocks",
         )
     for _ in range(40):
@@ -124,6 +126,12 @@ def fit(program: ExportedProgram, sites: Sites, request: Request, *, flops: floa
     if best <= flops and abs(best - flops) <= TOLERANCE * flops:
         steps = steps_at(high)
     reached = cost.ratio(priced(steps, cost.tokens, sites))
+    if abs(reached - flops) > TOLERANCE * flops:
+        # With few tokens the formula takes steps that are too large: a token or two at one site.
+        halves = request.method.shape != "stages"
+        near = _nearby(steps, cost.tokens, sites.prefix_tokens, halves=halves)
+        ratios = [(cost.ratio(priced(s, cost.tokens, sites)), s) for s in near]
+        reached, steps = min([(reached, steps), *ratios], key=lambda found: abs(found[0] - flops))
     if abs(reached - flops) > TOLERANCE * flops:
         raise PlanError(
             f"method {request.method.name!r} has no schedule within 1 % of {flops:.3f} of the MACs",
@@ -231,7 +239,7 @@ def priced(steps: Sequence[Step], tokens: int, sites: Sites) -> list[Reduction]:
     reductions = []
     for step in steps:
         after = step.count(tokens, sites.prefix_tokens)
-        reductions.append(Reduction(step.site, step.rule, step.options, tokens, after))
+        reductions.append(Reduction(step.site, step.rule, step.action, step.options, tokens, after))
         tokens = after
     return reductions
 
@@ -306,6 +314,34 @@ def _picks(wanted: int, known: int) -> list[int]:
     return [min(known - 1, i * known // wanted) for i in range(wanted)]
 
 
+def _nearby(
+    steps: Sequence[Step], tokens: int, prefix: int, *, halves: bool
+) -> Iterator[list[Step]]:
+    """The schedules that keep up to three tokens more or fewer at one site.
+
+    Args:
+        halves: No step may take more than half of the image tokens.
+    """
+    for place, changed in enumerate(steps):
+        for change in (-3, -2, -1, 1, 2, 3) if changed.rule != UNREAD else ():
+            before, made = tokens, []
+            for i, step in enumerate(steps):
+                keep = step.count(before, prefix) + (change if i == place else 0)
+                most = (before - prefix) // 2
+                if step.rule != UNREAD and not prefix < keep <= before:
+                    break
+                if step.rule != UNREAD and halves and before - keep > most:
+                    break
+                options = dict(step.options)
+                similar = options.get("similar")
+                if isinstance(similar, int):
+                    options["similar"] = min(similar, before - keep, most)
+                made.append(replace(step, keep=keep, options=options))
+                before = keep
+            else:
+                yield made
+
+
 def _strongest(request: Request, tokens: int, ratio: float) -> float:
     """A strength beyond which a schedule removes no more."""
     if request.method.shape == "depth":
@@ -322,6 +358,11 @@ def _unread(sites: Sites) -> str | None:
     """The last attention, if what follows it reads prefix tokens only."""
     candidates = sites.reducible("attention")
     return candidates[-1].label if sites.reads_prefix_only and len(candidates) > 1 else None
+
+
+def _refused_besides(sites: Sites, chosen: Method) -> str:
+    refused = [s.refusal for s in sites if s.kind == chosen.place and s.refusal]
+    return f"; {len(refused)} more refuse, the first: {refused[0]}" if refused else ""
 
 
 def _why_not(sites: Sites, chosen: Method, needs: set[str]) -> str:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from prunepass.analyse.flops import node_macs
 from prunepass.analyse.sites import narrowed_attention, prefix_tokens
 from prunepass.analyse.token_trace import trace_tokens
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
+from prunepass.plan import Action
 from prunepass.records import Sites
+from prunepass.rules.merge import merge_tokens
 from prunepass.rules.table import rule, select
 
 
@@ -25,6 +31,7 @@ class Reduction:
 
     site: str
     rule: str
+    action: Action
     options: Mapping[str, object]
     before: int
     after: int
@@ -116,6 +123,7 @@ class TokenCost:
         site = self._sites[reduction.site]
         key = (
             reduction.rule,
+            reduction.action,
             str(sorted(reduction.options.items())),
             reduction.before,
             reduction.after,
@@ -128,7 +136,11 @@ class TokenCost:
 
 
 def _count_rule(reduction: Reduction, channels: int, heads: int, prefix: int) -> int:
-    """MACs of one selection for one example, counted while it runs on meta tensors."""
+    """MACs of one selection, and of the merge, for one example, counted on meta tensors.
+
+    What a rule works out for merging alone is counted only where tokens are merged: the rewritten
+    program does not have it otherwise.
+    """
     tokens, width = reduction.before, max(1, channels // heads)
     shapes = {
         "attention": (1, heads, tokens, tokens),
@@ -140,8 +152,47 @@ def _count_rule(reduction: Reduction, channels: int, heads: int, prefix: int) ->
     }
     wanted = {*rule(reduction.rule).needs, "key"}
     roles = {name: torch.empty(shapes[name], device="meta") for name in wanted}
-    with FlopCounterMode(display=False) as counter:
-        select(
+    with _Recorder() as recorder:
+        selection = select(
             reduction.rule, roles, keep=reduction.after, prefix=prefix, **dict(reduction.options)
         )
-    return counter.get_total_flops() // 2
+        results = [selection.kept]
+        if reduction.action == "merge":
+            hidden = torch.empty(shapes["hidden"], device="meta")
+            results += merge_tokens(hidden, torch.empty(1, tokens, device="meta"), selection)
+    return recorder.macs_behind(results)
+
+
+class _Recorder(TorchDispatchMode):
+    """Every operation that runs, so that those that some results need can be told apart."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # The tensors are held, so that no two of them ever have the same id.
+        self._operations: list[tuple[int, list[Tensor], list[Tensor]]] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        flops = formula(*args, **(kwargs or {}), out_val=result) if formula else 0
+        self._operations.append((int(flops) // 2, _tensors((args, kwargs)), _tensors(result)))
+        return result
+
+    def macs_behind(self, results: Sequence[Tensor]) -> int:
+        """MACs of the operations that lead to the results."""
+        needed, total = {id(tensor) for tensor in results}, 0
+        for macs, sources, made in reversed(self._operations):
+            if any(id(tensor) in needed for tensor in made):
+                needed.update(id(tensor) for tensor in sources)
+                total += macs
+        return total
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -13,9 +13,7 @@ from tests.conftest import Captured
 
 ON_CLASS = [("class", name, None) for name in METHODS]
 ELSEWHERE = [
-    ("class", "zero-tprune", "merge"),
     ("unfused", "tome", None),  # the last attention is written out: its result is cut
-    ("biased", "weighted-merge", None),
     ("distilled", "weighted-merge", "drop"),
     ("registers", "zero-tprune", None),
     ("attention_pool", "tome", None),
@@ -29,7 +27,7 @@ def test_predicted_macs_are_exact(
 ) -> None:
     program = captured(model)
     found = sites(program)
-    flops = 0.7 if found.reads_prefix_only else 0.85
+    flops = 0.71 if found.reads_prefix_only else 0.9
     request = ask(found, method_name=name, action=action)
     cost = cost_of(program, found, request)
     made = plan(program, method=name, flops=flops, action=action)

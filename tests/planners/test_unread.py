@@ -32,7 +32,7 @@ def test_sealed_it_costs_less_and_says_the_same(captured: Captured) -> None:
     program = captured("class")
     made = plan(program, method="tome", flops=0.9)
     smaller = apply_plan(program, made)
-    assert macs(smaller) < 0.83 * macs(program)
+    assert macs(smaller) < 0.9 * macs(program)
     for batch in (1, 2, 5):
         x = images(batch, seed=batch)
         torch.testing.assert_close(
