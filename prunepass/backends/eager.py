@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,12 @@ class EagerBackend:
             BackendError: The file is missing or damaged.
         """
         path = folder / _FILE
+        if not zipfile.is_zipfile(path):
+            raise BackendError(
+                f"cannot load {_FILE}",
+                found="it is damaged" if path.exists() else "there is no such file",
+                fix="build it again",
+            )
         try:
             program = torch.export.load(path)
         except Exception as error:

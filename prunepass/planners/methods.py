@@ -73,12 +73,12 @@ ZERO_TPRUNE_DEIT_S = Stages(
 EVIT = Stages(
     depth=12,
     tokens=197,
-    blocks=(3, 6, 9),
+    blocks=(4, 7, 10),
     ratios=(0.7, 0.7, 0.7),
     similar=(0, 0, 0),
     iterations=(5, 5, 5),
 )
-"""EViT's: 0.7 of the tokens stay at the fourth, seventh and tenth block."""
+"""EViT's: 0.7 of the tokens stay in the fourth, seventh and tenth block, before the MLP."""
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -125,7 +125,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 name="cls-attention",
                 rule="cls-attention",
                 action="drop",
-                place="output",
+                place="attention",
                 shape="stages",
                 summary="drops what the class token attends to least",
                 source="Liang et al., EViT, ICLR 2022 (without its training and fused token)",
