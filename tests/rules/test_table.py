@@ -13,7 +13,7 @@ from torch import Tensor
 from prunepass.errors import PlanError
 from prunepass.rules.merge import merge_tokens
 from prunepass.rules.select import Selection
-from prunepass.rules.table import UNREAD, ROLES, RULES, rule, select
+from prunepass.rules.table import ROLES, RULES, UNREAD, rule, select
 from tests.rules.example import permute_tokens, roles, shuffled
 
 EVERY = tuple(name for name in RULES if name != UNREAD)
