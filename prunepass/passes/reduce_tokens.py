@@ -243,9 +243,9 @@ class _Reducer:
                 found[core] = cut
         return found
 
-    def _narrow(self, node: Node, cut: _Cut) -> None:
+    def _narrow(self, node: Node, cut: _Cut, live: dict[Any, Any]) -> None:
         """Lets only the prefix tokens ask: the queries of a fused attention are sliced."""
-        stage = self._lift_operands(node, {})
+        stage = self._lift_operands(node, live)
         if self.stages[stage].size is not None:
             self._bias(self.attentions[node], stage)
         label = f"{cut.step.site}:reduce"
@@ -279,7 +279,7 @@ class _Reducer:
             self._weigh_mean(node)
             return
         if node in self.narrowed:
-            self._narrow(node, self.narrowed[node])
+            self._narrow(node, self.narrowed[node], live)
             return
         stage = self._lift_operands(node, live)
         self.stage_of[node] = stage
