@@ -1,4 +1,4 @@
-"""Fused attention that brings a mask of its own: a live-in on two axes, also where it is narrowed."""
+"""Fused attention with a mask of its own: a live-in on two axes, also where it is narrowed."""
 
 from __future__ import annotations
 
