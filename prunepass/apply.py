@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.export import ExportedProgram
 
-from prunepass.analyse.sites import sites
+from prunepass.analyse.sites import fingerprint
 from prunepass.errors import PlanError
 from prunepass.passes.table import PASSES
 from prunepass.plan import Plan
@@ -25,11 +25,11 @@ def apply_with_records(
     program: ExportedProgram, plan: Plan
 ) -> tuple[ExportedProgram, list[PassRecord]]:
     """As `apply_plan`, with what each pass did."""
-    fingerprint = sites(program).fingerprint
-    if plan.fingerprint != fingerprint:
+    found = fingerprint(program)
+    if plan.fingerprint != found:
         raise PlanError(
             "the plan was made for another model",
-            found=f"plan for {plan.fingerprint}, this model is {fingerprint}",
+            found=f"plan for {plan.fingerprint}, this model is {found}",
             fix="make a plan for this model with `prunepass plan`",
         )
     records = []

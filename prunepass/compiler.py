@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,17 +41,22 @@ class Compiled:
 
     Attributes:
         engine: The compressed engine.
-        dense: The dense engine, for comparison.
         plan: What was done.
         report: What came of it.
-        folder: The bundle, or None if nothing was written.
+        folder: The bundle.
+        backend: What built the engines.
     """
 
     engine: Engine
-    dense: Engine
     plan: Plan
     report: Report
-    folder: Path | None
+    folder: Path
+    backend: Backend
+
+    @functools.cached_property
+    def dense(self) -> Engine:
+        """The dense engine, for comparison; loaded when first asked for, it holds all weights."""
+        return self.backend.load(self.folder / "dense")
 
 
 def build(
@@ -147,17 +153,15 @@ def assemble(
 ) -> Compiled:
     """Builds both engines of a bundle, checks them against their programs, writes it all down."""
     with written(folder, force=force) as scratch:
-        final = {}
+        differences = {}
         for part, source in (("dense", program), ("compressed", smaller)):
             with clock(f"build {part}"):
                 (scratch / part).mkdir()
-                final[part] = source if batch is None else specialise(source, batch=batch)
-                backend.build(final[part], scratch / part)
-        with clock("check"):
-            differences = {
-                part: _difference(backend.load(scratch / part), source, part)
-                for part, source in final.items()
-            }
+                final = source if batch is None else specialise(source, batch=batch)
+                engine = backend.build(final, scratch / part)
+            with clock(f"check {part}"):
+                differences[part] = _difference(engine, final, part)
+            del engine  # Two sessions at once would hold all weights twice.
         report = Report(
             model=name,
             weights=weights,
@@ -187,9 +191,7 @@ def assemble(
         write_text(scratch / "plan.json", plan.to_json())
         write_text(scratch / "report.json", report.to_json())
         write_text(scratch / "bundle.json", manifest.to_json())
-    return Compiled(
-        backend.load(folder / "compressed"), backend.load(folder / "dense"), plan, report, folder
-    )
+    return Compiled(backend.load(folder / "compressed"), plan, report, folder, backend)
 
 
 def load_engines(folder: Path, *, threads: int | None = None) -> tuple[Manifest, dict[str, Engine]]:

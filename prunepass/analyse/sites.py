@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,12 +52,36 @@ def sites(program: ExportedProgram) -> Sites:
     graph = module.graph
     prefix = prefix_tokens(graph)
     table = labelled(graph)
+    listed = _listed(graph, table)
+    nodes = [table[f"{site.label}:output"] for site in listed]
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    refusals = _refusals(module, nodes, order, prefix)
+    found = tuple(
+        replace(site, refusal=refusals[node]) for site, node in zip(listed, nodes, strict=True)
+    )
+    # Asked behind the last attention, where a step would use it: what follows has its own MLP.
+    last = [n for s, n in zip(listed, nodes, strict=True) if s.kind.startswith("attention")]
+    reads_prefix_only = bool(last) and _reads_prefix_only(module, last[-1], refusals, prefix)
+    missing = None if found else _why_none(graph)
+    return Sites(found, prefix, _fingerprint(program, listed, prefix), reads_prefix_only, missing)
+
+
+def fingerprint(program: ExportedProgram) -> str:
+    """What tells the program of one architecture from another: 16 hexadecimal digits.
+
+    Over its sites, their sizes, and the names and shapes of its weights, not their values.
+    """
+    graph = program.graph
+    return _fingerprint(program, _listed(graph, labelled(graph)), prefix_tokens(graph))
+
+
+def _listed(graph: Graph, table: dict[str, Node]) -> list[Site]:
+    """The sites of a graph in its order, not yet asked whether tokens can go."""
     outputs = [label for label in table if label.endswith(":output")]
     order = {node: i for i, node in enumerate(graph.nodes)}
     outputs.sort(
         key=lambda label: (order[table[label]], label.startswith("block") and ".output" in label)
     )
-    refusals = _refusals(module, [table[label] for label in outputs], order, prefix)
     found = []
     for label in outputs:
         site, node = label.removesuffix(":output"), table[label]
@@ -72,15 +97,10 @@ def sites(program: ExportedProgram) -> Sites:
                 channels=channels,
                 heads=_heads(table, block),
                 roles=roles(table, block, tokens),
-                refusal=refusals[node],
+                refusal=None,
             )
         )
-    # Asked behind the last attention, where a step would use it: what follows has its own MLP.
-    last = [table[label] for label in outputs if _parse(label)[1].startswith("attention")]
-    reads_prefix_only = bool(last) and _reads_prefix_only(module, last[-1], refusals, prefix)
-    fingerprint = _fingerprint(program, found, prefix)
-    missing = None if found else _why_none(graph)
-    return Sites(tuple(found), prefix, fingerprint, reads_prefix_only, missing)
+    return found
 
 
 def labelled(graph: Graph) -> dict[str, Node]:

@@ -42,7 +42,7 @@ class EagerBackend:
         """The program, saved as `model.pt2`."""
         path = folder / _FILE
         torch.export.save(program, path)
-        return EagerEngine(program.module(check_guards=False), path)
+        return self.load(folder)
 
     def load(self, folder: Path) -> EagerEngine:
         """The program saved in a folder.

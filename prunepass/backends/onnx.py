@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from prunepass.backends.onnx_export import export
 from prunepass.errors import BackendError
 
 _FILE = "model.onnx"
+_SINGLE_FILE = 256 * 2**20
+"""Bytes of weights up to which they lie in the file itself, above in `model.onnx.data`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class OnnxBackend:
         return None
 
     def build(self, program: ExportedProgram, folder: Path) -> OnnxEngine:
-        """The program as `model.onnx`, in a session.
+        """The program as `model.onnx`, in a session; large weights lie in `model.onnx.data`.
 
         Raises:
             BackendError: A package is missing, or the export failed.
@@ -77,17 +75,9 @@ class OnnxBackend:
             raise BackendError("cannot build an ONNX engine", found=reason)
         path = folder / _FILE
         try:
-            with _quiet():
-                exported = torch.onnx.export(
-                    program,
-                    dynamo=True,
-                    opset_version=self.opset,
-                    verbose=False,
-                    optimize=False,
-                )
-                assert exported is not None
-                _tidy(exported.model)
-                exported.save(str(path))
+            large = sum(x.nbytes for x in program.state_dict.values()) > _SINGLE_FILE
+            # One file is held in memory twice while it is written, and cannot exceed 2 GiB.
+            export(program, opset=self.opset).save(str(path), external_data=large)
         except Exception as error:
             raise BackendError(
                 "torch.onnx could not export the program",
@@ -126,44 +116,3 @@ class OnnxBackend:
                 fix="build the engine again",
             ) from error
         return OnnxEngine(session, path)
-
-
-def _tidy(model: Any) -> None:
-    """Folds constants and duplicates of an `onnx_ir.Model` in place.
-
-    The exporter's own `optimize` also tries some hundred rewrite rules at every node; on 1,500
-    nodes that takes longer than the rest of the export and finds nothing that ONNX Runtime misses.
-    """
-    import onnx_ir
-    import onnxscript.optimizer
-    from onnx_ir.passes import common
-
-    common.InlinePass()(model)
-    onnxscript.optimizer.fold_constants_ir(model)
-    onnx_ir.passes.Sequential(
-        common.IdentityEliminationPass(),
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
-        common.RemoveUnusedOpsetsPass(),
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.DeduplicateInitializersPass(),
-        common.CommonSubexpressionEliminationPass(),
-        common.OutputFixPass(),
-        common.NameFixPass(),
-    )(model)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints progress and warns about its own insides; what fails still raises."""
-    loggers = [logging.getLogger(n) for n in ("onnxscript", "onnx_ir", "torch.onnx")]
-    levels = [log.level for log in loggers]
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            for log in loggers:
-                log.setLevel(logging.ERROR)
-            yield
-    finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.setLevel(level)

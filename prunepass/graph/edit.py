@@ -9,7 +9,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from prunepass.errors import InternalError, PlanError, UnsupportedGraph
-from prunepass.graph.simplify import drop_no_ops, fold_duplicates
+from prunepass.graph.simplify import drop_checks, drop_no_ops, fold_duplicates
 
 
 def open_module(program: ExportedProgram) -> GraphModule:
@@ -45,7 +45,8 @@ def seal(
     if batch is not None:
         args, shapes = tuple(_with_batch(x, batch) for x in args), None
     try:
-        with torch.no_grad():
+        # Hardly two of the shapes in one trace are alike: looking them up costs more than it saves.
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False), torch.no_grad():
             sealed = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except ValueError as error:
         raise PlanError(str(error).splitlines()[0]) from error
@@ -55,6 +56,7 @@ def seal(
             found=str(error).strip().splitlines()[0][:300],
             fix="report the model: the analysis should have refused this site",
         ) from error
+    drop_checks(sealed.graph)
     fold_duplicates(sealed.graph)
     sealed.graph.eliminate_dead_code()
     sealed.graph_module.recompile()

@@ -33,6 +33,14 @@ def drop_no_ops(graph: Graph) -> int:
     return dropped
 
 
+def drop_checks(graph: Graph) -> None:
+    """Takes out the checks that tracing writes beside each cast; shapes and types are fixed."""
+    for node in graph.find_nodes(
+        op="call_function", target=torch.ops.aten._assert_tensor_metadata.default
+    ):
+        graph.erase_node(node)
+
+
 def fold_duplicates(graph: Graph) -> int:
     """How many nodes were replaced by an earlier one with the same operation and operands."""
     seen: dict[Any, Node] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from prunepass.rules.bipartite import bipartite
@@ -50,7 +51,7 @@ def attention_weighted(
     graph = widen(attention.mean(dim=1))
     received = graph.mean(dim=1, keepdim=True)
     for _ in range(rounds):
-        received = received @ graph
+        received = torch.bmm(received, graph)
     mass = received.squeeze(1)
     # torch writes x ** 0.5 as pow; sqrt is one cheap op in every backend.
     dear = mass.sqrt() if power == 0.5 else mass.pow(power)

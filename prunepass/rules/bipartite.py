@@ -65,14 +65,15 @@ def bipartite(
     alike: Tensor | None = None
     for rows in several:
         direction = unit(rows)
-        cosine = _every_second(direction, even) @ _every_second(direction, odd).transpose(1, 2)
+        ours, theirs = _every_second(direction, even), _every_second(direction, odd)
+        cosine = torch.bmm(ours, theirs.transpose(1, 2))
         alike = cosine if alike is None else alike + cosine
     assert alike is not None
     best, partner = alike.max(dim=2)
-    cost = len(several) - widen(best)
+    gain = widen(best) - len(several)
     if weight is not None:
-        cost = cost * widen(_every_second(weight, even))
-    cheapest = torch.topk(cost, merges, dim=1, largest=False).indices
+        gain = gain * widen(_every_second(weight, even))
+    cheapest = torch.topk(gain, merges, dim=1).indices
     dropped = even + 2 * cheapest
     target = odd + 2 * partner.gather(1, cheapest)
     return Selection(complement(dropped, tokens=tokens), dropped, target)

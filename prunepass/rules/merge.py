@@ -74,7 +74,8 @@ def merge_tokens(x: Tensor, size: Tensor, selection: Selection) -> tuple[Tensor,
     else:
         share = like(weight, wide).unsqueeze(2)
         payload = torch.cat([wide * share, share, share * norm(wide), counted], dim=2)
-    joined = joining(kept, target, dtype=payload.dtype) @ gather_tokens(payload, dropped)
+    who = joining(kept, target, dtype=payload.dtype)
+    joined = torch.bmm(who, gather_tokens(payload, dropped))
     summed = gather_tokens(payload, kept) + joined
     if weight is None:
         direction, size_sum = summed.split([channels, 1], dim=2)

@@ -61,5 +61,5 @@ def weighted_mean(x: Tensor, size: Tensor, *, offset: int, keepdim: bool) -> Ten
     """
     weight = size[:, -offset:] if offset < 0 else size
     weight = weight / weight.sum(dim=1, keepdim=True)
-    mean = weight[:, None, :] @ x
+    mean = torch.bmm(weight[:, None, :], x)
     return mean if keepdim else mean.squeeze(1)

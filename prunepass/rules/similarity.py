@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from prunepass.rules.precision import like, norm, widen
@@ -30,7 +31,7 @@ def unit(x: Tensor) -> Tensor:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of every row of `a` [B, N, F] with every row of `b` [B, M, F]: [B, N, M], -1..1."""
-    return unit(a) @ unit(b).transpose(-2, -1)
+    return torch.bmm(unit(a), unit(b).transpose(1, 2))
 
 
 def minkowski(a: Tensor, b: Tensor, *, order: float) -> Tensor:
@@ -66,7 +67,7 @@ def similarity(a: Tensor, b: Tensor, *, metric: str) -> Tensor:
     if metric == "cosine":
         return cosine(a, b)
     if metric == "dot":
-        return a @ b.transpose(-2, -1)
+        return torch.bmm(a, b.transpose(1, 2))
     if metric in _MINKOWSKI_ORDER:
         return -minkowski(a, b, order=_MINKOWSKI_ORDER[metric])
     raise ValueError(
