@@ -8,6 +8,7 @@
 or all of it with `prunepass.compile`. Importing this loads torch and nothing heavier.
 """
 
+from prunepass import vlm
 from prunepass.analyse.sites import sites
 from prunepass.apply import apply_plan
 from prunepass.capture import capture
@@ -32,5 +33,6 @@ __all__ = [
     "compile",
     "plan",
     "sites",
+    "vlm",
 ]
 __version__ = "0.1.0"

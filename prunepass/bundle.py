@@ -80,11 +80,25 @@ def written(folder: Path, *, force: bool = False) -> Iterator[Path]:
             f"cannot write {folder}", found=str(error), fix="another folder"
         ) from error
     try:
-        yield scratch
-        os.chmod(scratch, 0o755)
-        # Somebody else may have written there while this block ran.
-        check_free(folder, force=force)
-        _put(scratch, folder)
+        with writing(folder):
+            yield scratch
+            os.chmod(scratch, 0o755)
+            # Somebody else may have written there while this block ran.
+            check_free(folder, force=force)
+            _put(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """A stretch that writes into `folder`; what the disk refuses is told in one way.
+
+    Raises:
+        UsageError: The disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
     except Exception as error:
         # Libraries tell of a full disk in their own ways, mostly not as an OSError.
         full = shutil.disk_usage(folder.parent).free < _LITTLE
@@ -95,8 +109,6 @@ def written(folder: Path, *, force: bool = False) -> Iterator[Path]:
             found="the disk is full" if full else str(error),
             fix="free space, or another folder",
         ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _put(scratch: Path, folder: Path) -> None:

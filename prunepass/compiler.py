@@ -18,7 +18,7 @@ from prunepass.analyse.flops import macs as count_macs
 from prunepass.apply import apply_with_records
 from prunepass.backends.protocol import Backend, Engine
 from prunepass.backends.table import backend as find_backend
-from prunepass.bundle import Manifest, check_free, read_manifest, write_text, written
+from prunepass.bundle import Manifest, check_free, read_manifest, write_text, writing, written
 from prunepass.capture import capture
 from prunepass.errors import BackendError, UsageError
 from prunepass.measure.environment import environment
@@ -71,13 +71,15 @@ def build(
         batch: Fixes the batch size.
 
     Raises:
-        UsageError: The backend is unknown.
-        BackendError: It is missing or failed.
+        UsageError: The backend is unknown, or the folder cannot be written.
+        BackendError: The backend is missing or failed.
     """
     chosen = available(backend)
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    return chosen.build(program if batch is None else specialise(program, batch=batch), place)
+    final = program if batch is None else specialise(program, batch=batch)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        return chosen.build(final, place)
 
 
 def compile(

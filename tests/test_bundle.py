@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import prunepass
 from prunepass.bundle import (
     Manifest,
     check_free,
@@ -24,6 +25,7 @@ from prunepass.bundle import (
 )
 from prunepass.errors import BackendError, ModelError, PlanError, UsageError
 from prunepass.plan import Plan
+from tests.conftest import Captured
 from tests.steps import step
 
 MANIFEST = Manifest(
@@ -154,22 +156,26 @@ def fill_as_a_library(target: Path) -> None:
             raise RuntimeError("PytorchStreamWriter failed writing file") from error
 
 
-def test_a_full_disk_leaves_the_old_bundle(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs root's rights")
-    try:
-        target = put(disk / "bundle", "old")
-        for overfill in (fill, fill_as_a_library):
-            with pytest.raises(UsageError, match="cannot write") as caught:
-                overfill(target)
-            assert caught.value.found == "the disk is full"
-            assert names(disk) == ["bundle"]
-        assert (target / "bundle.json").read_text() == "old"
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+def test_a_full_disk_leaves_the_old_bundle(small_disk: Path) -> None:
+    target = put(small_disk / "bundle", "old")
+    for overfill in (fill, fill_as_a_library):
+        with pytest.raises(UsageError, match="cannot write") as caught:
+            overfill(target)
+        assert caught.value.found == "the disk is full"
+        assert names(small_disk) == ["bundle"]
+    assert (target / "bundle.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("backend", ["onnx", "eager"])
+def test_building_on_a_full_disk_says_so(
+    captured: Captured, small_disk: Path, backend: str
+) -> None:
+    (small_disk / "filler").write_bytes(bytes(3 * 2**20 - 40_000))
+    with pytest.raises(UsageError, match="cannot write") as caught:
+        prunepass.build(
+            captured("class", torch.float32), backend=backend, folder=small_disk / "engine"
+        )
+    assert caught.value.found == "the disk is full"
 
 
 def test_a_kill_midway_leaves_the_old_bundle(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from prunepass.analyse.attention import FUSED, Attention, find_attentions
 from prunepass.analyse.residual import Residual, find_residuals
-from prunepass.analyse.token_trace import BATCH, Refusal, TokenTrace, trace_tokens
+from prunepass.analyse.token_positions import BATCH, Refusal
+from prunepass.analyse.token_trace import TokenTrace, trace_tokens
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
 from prunepass.records import Site, Sites

@@ -17,48 +17,17 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from prunepass.errors import UnsupportedGraph
+from prunepass.analyse.token_positions import (
+    BATCH,
+    Axes,
+    Refusal,
+    check_positions,
+    op_name,
+    refuse,
+    shape_text,
+)
 from prunepass.graph import meta
-
-BATCH = 10007
-"""Stand-in for every dynamic dimension while shapes are compared: no model has such a size."""
-
-_Path = tuple[int | str, ...]
-Axes = tuple[tuple[int, int], ...]
-"""Token axes of a value: (axis, offset). An axis holds `tokens + offset` entries; an offset of -1
-means that the first token was sliced off, +1 that one was put in front."""
-
-_POSITIONAL = {
-    "roll", "flip", "sort", "argsort", "cumsum", "index", "index_select", "gather", "conv1d",
-    "conv2d", "conv3d", "convolution", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d",
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-    "constant_pad_nd", "pad", "split", "chunk", "unbind",
-}  # fmt: skip
-"""Operations that treat some axes by position. On a token axis they need tokens in their places."""
-
-_ALIKE = {
-    # views and copies
-    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "squeeze",
-    "unsqueeze", "expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "transpose",
-    "permute", "movedim", "swapaxes", "swapdims", "mT", "t", "contiguous", "alias", "detach", "to",
-    "_to_copy", "type_as", "lift_fresh_copy", "getitem", "stack", "dropout", "feature_dropout",
-    # looked at one by one in `_check_positions`
-    "select", "slice", "narrow", "split_with_sizes", "cat",
-    # sums over an axis
-    "linear", "matmul", "bmm", "mm", "mv", "addmm", "baddbmm", "einsum", "cosine_similarity",
-    "scaled_dot_product_attention", "softmax", "_softmax", "log_softmax", "layer_norm",
-    "native_layer_norm", "rms_norm", "_fused_rms_norm", "group_norm", "native_group_norm",
-    "batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "sum", "mean", "amax",
-    "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "norm", "logsumexp",
-    "linalg_vector_norm", "all", "any", "topk",
-    # entry by entry, though not tagged so
-    "gelu", "hardswish", "prelu", "glu", "floor_divide", "softmin", "rrelu", "__and", "__or",
-    "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",
-    "new_empty", "embedding", "_assert_tensor_metadata", "sym_size",
-}  # fmt: skip
-"""Operations that treat the entries of a token axis alike, wherever they stand, besides those that
-torch tags as pointwise. What is neither here nor in `_POSITIONAL` is refused: a token axis that an
-unknown operation reads by position would give wrong numbers without any complaint."""
+from prunepass.graph.arguments import Path, map_arguments
 
 _VIEWS = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as"}
 
@@ -76,7 +45,7 @@ class FrozenSize:
     """An argument that holds `tokens + offset` as a plain number."""
 
     node: Node
-    path: _Path
+    path: Path
     offset: int
 
 
@@ -85,7 +54,7 @@ class LiveIn:
     """An operand made before the site that still has all tokens, at one of its users."""
 
     node: Node
-    path: _Path
+    path: Path
     source: Node
     axes: Axes
 
@@ -112,14 +81,6 @@ class TokenTrace:
     reaches_output: bool = False
 
 
-class Refusal(UnsupportedGraph):
-    """Tokens cannot be removed at a site; carries the node that forbids it."""
-
-    def __init__(self, what: str, *, node: Node, found: str, fix: str | None = None) -> None:
-        super().__init__(what, found=found, fix=fix)
-        self.node = node
-
-
 def trace_tokens(module: GraphModule, site: Node, *, prefix: int) -> TokenTrace:
     """What shrinks with the token axis (axis 1) of `site`.
 
@@ -136,14 +97,14 @@ def trace_tokens(module: GraphModule, site: Node, *, prefix: int) -> TokenTrace:
         raise Refusal(
             f"cannot remove tokens at {meta.module_path(site)}",
             node=site,
-            found=f"{site.target} on {_shape_text(site)}: tokens are laid out on a grid, where "
+            found=f"{site.target} on {shape_text(site)}: tokens are laid out on a grid, where "
             "each has its place; token reduction needs a sequence [B, T, C]",
         )
     if not isinstance(meta.shape(site)[1], int):  # type: ignore[index]
         raise Refusal(
             f"cannot remove tokens at {meta.module_path(site)}",
             node=site,
-            found=f"{site.target} on {_shape_text(site)}: axis 1 is the batch; token reduction "
+            found=f"{site.target} on {shape_text(site)}: axis 1 is the batch; token reduction "
             "needs a sequence [B, T, C]",
         )
     tokens = shape[1]
@@ -193,21 +154,21 @@ class _Probe:
 
     def _visit(self, node: Node) -> None:
         if node.op != "call_function":
-            raise self._refuse(node, f"{node.op} {node.target} has tokens among its inputs")
-        self._check_positions(node)
+            raise refuse(node, f"{node.op} {node.target} has tokens among its inputs")
+        check_positions(node, self.trace.axes, self.prefix)
         results = self._attempt(node, {})
         if results is None:
             results = self._mend(node)
         self._record(node, results)
 
-    def _attempt(self, node: Node, changes: dict[_Path, Any]) -> list[Any] | None:
+    def _attempt(self, node: Node, changes: dict[Path, Any]) -> list[Any] | None:
         """Results at every token count, or None if one fails.
 
         `changes` maps an argument path to a function of the delta that gives its new value."""
         results = []
         for position, delta in enumerate(self.deltas):
 
-            def convert(path: _Path, arg: Any, position: int = position, delta: int = delta) -> Any:
+            def convert(path: Path, arg: Any, position: int = position, delta: int = delta) -> Any:
                 if path in changes:
                     return changes[path](delta)
                 if isinstance(arg, Node):
@@ -216,8 +177,8 @@ class _Probe:
                     return self._full(arg)
                 return arg
 
-            args = _map(node.args, ("args",), convert)
-            kwargs = _map(dict(node.kwargs), ("kwargs",), convert)
+            args = map_arguments(node.args, ("args",), convert)
+            kwargs = map_arguments(dict(node.kwargs), ("kwargs",), convert)
             kwargs.pop("device", None) if isinstance(kwargs, dict) else None
             try:
                 results.append(_call(node, args, kwargs))
@@ -230,9 +191,9 @@ class _Probe:
         if not readings:
             readings = [*self._live_in_readings(node)]
         if len(readings) != 1:
-            raise self._refuse(
+            raise refuse(
                 node,
-                "no change of one size or operand makes it fit"
+                self._why_no_change(node)
                 if not readings
                 else f"{len(readings)} different changes would make it fit",
             )
@@ -241,20 +202,30 @@ class _Probe:
         self.trace.live_ins += live_ins
         return results
 
+    def _why_no_change(self, node: Node) -> str:
+        source, after = node.args[0] if node.args else None, meta.concrete_shape(node, BATCH) or ()
+        if op_name(node) in _VIEWS and isinstance(source, Node):
+            before = meta.concrete_shape(source, BATCH) or ()
+            counts = {before[axis] for axis, _ in self.trace.axes.get(source, ())}
+            for high, wide in itertools.pairwise(after):
+                if high > 1 and wide > 1 and high * wide in counts and high * wide not in after:
+                    return f"lays the tokens out on a grid of {high} x {wide}, each in its place"
+        return "no change of one size or operand makes it fit"
+
     def _frozen_readings(
         self, node: Node
     ) -> Iterator[tuple[list[Any], list[FrozenSize], list[LiveIn]]]:
         if node.target in (torch.ops.aten.select.int, torch.ops.aten.slice.Tensor):
             return
-        slots: list[tuple[_Path, int]] = []
+        slots: list[tuple[Path, int]] = []
 
-        def collect(path: _Path, arg: Any) -> Any:
+        def collect(path: Path, arg: Any) -> Any:
             if isinstance(arg, int) and not isinstance(arg, bool) and arg > max(self.deltas):
                 slots.append((path, arg))
             return arg
 
-        _map(node.args, ("args",), collect)
-        _map(dict(node.kwargs), ("kwargs",), collect)
+        map_arguments(node.args, ("args",), collect)
+        map_arguments(dict(node.kwargs), ("kwargs",), collect)
         for path, size in slots:
             results = self._attempt(node, {path: lambda delta, size=size: size - delta})
             if (
@@ -272,9 +243,9 @@ class _Probe:
             for n in node.all_input_nodes
             for axis, _ in self.trace.axes.get(n, ())
         }
-        candidates: list[tuple[_Path, Node, int]] = []
+        candidates: list[tuple[Path, Node, int]] = []
 
-        def collect(path: _Path, arg: Any) -> Any:
+        def collect(path: Path, arg: Any) -> Any:
             if isinstance(arg, Node) and arg not in self.shrunk:
                 full = self._full(arg)
                 if isinstance(full, torch.Tensor):
@@ -283,13 +254,13 @@ class _Probe:
                             candidates.append((path, arg, axis))
             return arg
 
-        _map(node.args, ("args",), collect)
-        _map(dict(node.kwargs), ("kwargs",), collect)
+        map_arguments(node.args, ("args",), collect)
+        map_arguments(dict(node.kwargs), ("kwargs",), collect)
         for count in range(1, len(candidates) + 1):
             found = False
             for subset in itertools.combinations(candidates, count):
-                chosen: dict[_Path, list[int]] = {}
-                sources: dict[_Path, Node] = {}
+                chosen: dict[Path, list[int]] = {}
+                sources: dict[Path, Node] = {}
                 for path, source, axis in subset:
                     chosen.setdefault(path, []).append(axis)
                     sources[path] = source
@@ -330,85 +301,15 @@ class _Probe:
         return shrink
 
     def _check_live_in_user(self, node: Node) -> None:
-        if _op_name(node) not in _BROADCASTING:
-            raise self._refuse(node, "a weight is tied to token positions")
-
-    def _check_positions(self, node: Node) -> None:
-        """Refuses what reads a token axis by position, other than prefix tokens in front."""
-        name = _op_name(node)
-        if name == "cat":
-            self._check_cat(node)
-        elif name not in _POSITIONAL | _ALIKE and torch.Tag.pointwise not in _tags(node):
-            raise self._refuse(node, "not known to treat all tokens alike")
-        source = next(
-            (a for a in node.args if isinstance(a, Node) and self.trace.axes.get(a)), None
-        )
-        if source is None:
-            return
-        axes = dict(self.trace.axes[source])
-        shape = meta.concrete_shape(source, BATCH)
-        assert shape is not None
-        rank = len(shape)
-        args: Any = (*node.args, *(None,) * (5 - len(node.args)))
-        if name == "select":
-            axis, index = args[1] % rank, args[2]
-            if axis in axes and not 0 <= index < self.prefix + axes[axis]:
-                raise self._refuse(node, f"reads token {index}, which may be removed")
-        elif name in ("slice", "narrow"):
-            axis = (args[1] or 0) % rank
-            start, end, step = args[2:5]
-            if name == "narrow":
-                end, step = start + end, None
-            if axis in axes:
-                self._check_slice(node, start, end, step, shape[axis], axes[axis])
-        elif name == "split_with_sizes":
-            axis = (args[2] or 0) % rank
-            if axis in axes and sum(args[1][:-1]) > self.prefix + axes[axis]:
-                raise self._refuse(node, f"splits tokens into {list(args[1])}")
-        elif name in _POSITIONAL and any(a in axes for a in _positional_axes(node, rank)):
-            raise self._refuse(node, "treats tokens by their position")
-        elif name == "sum":
-            self._check_mean(node, axes, shape)
-
-    def _check_cat(self, node: Node) -> None:
-        """Refuses tokens with something behind them: they must come last to be counted."""
-        parts: Any = node.args[0]
-        rank = len(meta.shape(node) or ())
-        axis = _axis(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0), rank)
-        for part in parts[:-1]:
-            if axis in dict(self.trace.axes.get(part, ())):
-                raise self._refuse(node, "puts something behind the tokens")
-
-    def _check_mean(self, node: Node, axes: dict[int, int], shape: tuple[int, ...]) -> None:
-        """Refuses a mean written as a sum over tokens and a division by their number."""
-        dims: Any = node.args[1] if len(node.args) > 1 else range(len(shape))
-        counts = {shape[_axis(d, len(shape))] for d in dims if _axis(d, len(shape)) in axes}
-        for user in node.users:
-            by = [a for a in user.args if isinstance(a, (int, float)) and a]
-            if _op_name(user) in ("div", "mul") and by and {by[0], 1 / by[0]} & counts:
-                raise self._refuse(user, "divides a sum by the number of tokens; use mean")
-
-    def _check_slice(
-        self, node: Node, start: Any, end: Any, step: Any, size: int, offset: int
-    ) -> None:
-        start = 0 if start is None else start
-        end = size if end is None else min(end, size)
-        limit = self.prefix + offset
-        if isinstance(start, Node) or isinstance(end, Node):
-            raise self._refuse(node, "slices tokens at a position computed at run time")
-        if start < 0 or end < 0 or step not in (None, 1):
-            raise self._refuse(node, "slices tokens from the end or in strides")
-        if end <= limit:
-            return
-        if start > limit or end != size:
-            raise self._refuse(node, f"slices tokens {start} to {end} of {size}")
+        if op_name(node) not in _BROADCASTING:
+            raise refuse(node, "a weight is tied to token positions")
 
     def _record(self, node: Node, results: list[Any]) -> None:
         axes = self._axes_of(node, results)
         if axes is None:
-            raise self._refuse(node, "its result does not shrink by one entry a token")
+            raise refuse(node, "its result does not shrink by one entry a token")
         if not self._keeps_apart(node, results):
-            raise self._refuse(node, "it mixes tokens with another axis")
+            raise refuse(node, "it mixes tokens with another axis")
         if isinstance(axes, list):
             if any(axes):
                 self.shrunk[node] = results
@@ -453,7 +354,7 @@ class _Probe:
         It does where as many entries precede the token axis as before. That also tells the token
         axis from another of the same length: [B, 16, 4, 4] viewed as [B, 16, 16]."""
         source = node.args[0] if node.args else None
-        if _op_name(node) not in _VIEWS or not isinstance(source, Node):
+        if op_name(node) not in _VIEWS or not isinstance(source, Node):
             return True
         before = meta.concrete_shape(source, BATCH) or ()
         after = meta.concrete_shape(node, BATCH) or ()
@@ -474,43 +375,6 @@ class _Probe:
             else:
                 self.full[node] = torch.utils._pytree.tree_map(_to_meta, meta.value(node))
         return self.full[node]
-
-    def _refuse(self, node: Node, why: str) -> Refusal:
-        tensors = [n for n in node.all_input_nodes if meta.shape(n) is not None]
-        operands = ", ".join(_shape_text(n) for n in tensors)
-        return Refusal(
-            f"cannot remove tokens before {meta.module_path(node)}",
-            node=node,
-            found=f"{node.target} on {operands}: {why}",
-        )
-
-
-def substitute(value: Any, path: _Path, new: Any) -> Any:
-    """`value` (nested tuples, lists, dicts) with the entry at `path` replaced."""
-    if not path:
-        return new
-    head, rest = path[0], path[1:]
-    if isinstance(value, dict):
-        return {k: substitute(v, rest, new) if k == head else v for k, v in value.items()}
-    items = [substitute(v, rest, new) if i == head else v for i, v in enumerate(value)]
-    return tuple(items) if isinstance(value, tuple) else items
-
-
-def replace_argument(node: Node, path: _Path, new: Any) -> None:
-    """Sets the argument of a node at a path that starts with `args` or `kwargs`."""
-    if path[0] == "args":
-        node.args = substitute(tuple(node.args), path[1:], new)
-    else:
-        node.kwargs = substitute(dict(node.kwargs), path[1:], new)
-
-
-def _map(value: Any, path: _Path, function: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _map(v, (*path, k), function) for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [_map(v, (*path, i), function) for i, v in enumerate(value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    return function(path, value)
 
 
 def _call(node: Node, args: Any, kwargs: Any) -> Any:
@@ -536,50 +400,6 @@ def _attention_shape(
         if torch.broadcast_shapes(attn_mask.shape, scores) != torch.Size(scores):
             raise RuntimeError("the mask is larger than the scores")
     return query.new_empty((*query.shape[:-1], value.shape[-1]))
-
-
-def _op_name(node: Node) -> str:
-    name = getattr(node.target, "__name__", str(node.target))
-    return str(name).split(".")[0].rstrip("_")
-
-
-def _positional_axes(node: Node, rank: int) -> tuple[int, ...]:
-    """The axes of the first operand that an operation treats by position."""
-    name = _op_name(node)
-    args: Any = (*node.args, *(None,) * (3 - len(node.args)))
-    if name.startswith("conv"):
-        kernel = (meta.concrete_shape(args[1], BATCH) or ())[2:]
-        return tuple(rank - len(kernel) + i for i, size in enumerate(kernel) if size != 1)
-    if name.startswith("adaptive"):
-        sizes = args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
-        return tuple(rank - len(sizes) + i for i, size in enumerate(sizes) if size != 1)
-    if "pool" in name:
-        return tuple(range(rank - int(name[-2]), rank))
-    if name in ("pad", "constant_pad_nd"):
-        pads = args[1]
-        return tuple(rank - 1 - i // 2 for i, size in enumerate(pads) if size != 0)
-    if name == "index":
-        return tuple(i for i, index in enumerate(args[1]) if index is not None)
-    if name in ("roll", "split", "chunk"):
-        dims = args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    else:
-        dims = args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    dims = dims if isinstance(dims, (list, tuple)) else [dims]
-    return tuple(_axis(d, rank) for d in dims)
-
-
-def _axis(dim: Any, rank: int) -> int:
-    return int(dim) % rank
-
-
-def _tags(node: Node) -> list[torch.Tag]:
-    return list(getattr(node.target, "tags", ()))
-
-
-def _shape_text(node: Node) -> str:
-    """Shape of a node's tensor as text, with B for a dynamic size."""
-    sizes = meta.shape(node) or ()
-    return "[" + ", ".join(str(s) if isinstance(s, int) else "B" for s in sizes) + "]"
 
 
 def _sizes(val: torch.Tensor) -> tuple[int, ...]:

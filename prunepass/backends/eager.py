@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,10 @@ class EagerBackend:
     def build(self, program: ExportedProgram, folder: Path) -> EagerEngine:
         """The program, saved as `model.pt2`."""
         path = folder / _FILE
-        torch.export.save(program, path)
+        # Written to a file, torch's archive ends the process where the disk is full.
+        archive = io.BytesIO()
+        torch.export.save(program, archive)
+        path.write_bytes(archive.getbuffer())
         return self.load(folder)
 
     def load(self, folder: Path) -> EagerEngine:

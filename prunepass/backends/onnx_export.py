@@ -79,6 +79,7 @@ def _tidy(model: Any) -> None:
     from onnx_ir.passes import common
 
     common.InlinePass()(model)
+    _settle_shapes(model)
     onnxscript.optimizer.fold_constants_ir(model)
     onnx_ir.passes.Sequential(
         common.IdentityEliminationPass(),
@@ -91,6 +92,25 @@ def _tidy(model: Any) -> None:
         common.OutputFixPass(),
         common.NameFixPass(),
     )(model)
+
+
+def _settle_shapes(model: Any) -> None:
+    """Reshapes to sizes of which one is dynamic take a constant with -1 there.
+
+    The exporter puts that size together at run time, four operations for each reshape.
+    """
+    import onnx_ir
+
+    for node in list(model.graph):
+        shape = node.outputs[0].shape if node.op_type == "Reshape" else None
+        if shape is None or node.inputs[1].const_value is not None:
+            continue
+        sizes = [size if isinstance(size, int) else -1 for size in shape]
+        if sizes.count(-1) != 1 or 0 in sizes:
+            continue
+        constant = onnx_ir.node("Constant", inputs=[], attributes={"value_ints": sizes})
+        model.graph.insert_before(node, constant)
+        node.replace_input_with(1, constant.outputs[0])
 
 
 @contextlib.contextmanager

@@ -11,6 +11,11 @@ from torch import Tensor
 
 Run = Callable[..., tuple[Tensor, ...]]
 
+REST = 0.1
+"""Seconds. Threads of ONNX Runtime and OpenMP spin for a while after a run, waiting for the next;
+without a pause those of one engine take the cores from the other. On two cores that doubled every
+second run at batch 1."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -31,7 +36,12 @@ class Timing:
 
 
 def interleaved(
-    engines: Mapping[str, Run], inputs: Sequence[Tensor], *, runs: int, warm_up: int = 5
+    engines: Mapping[str, Run],
+    inputs: Sequence[Tensor],
+    *,
+    runs: int,
+    warm_up: int = 5,
+    rest: float = REST,
 ) -> dict[str, Timing]:
     """Timings of engines that take turns on the same inputs, so that drift hits all alike.
 
@@ -40,6 +50,7 @@ def interleaved(
         inputs: One batch.
         runs: Measured runs of each.
         warm_up: Runs of each before that are not counted.
+        rest: Seconds of pause before each run.
     """
     for _ in range(warm_up):
         for engine in engines.values():
@@ -49,6 +60,7 @@ def interleaved(
     for turn in range(runs):
         # Who goes first alternates: the second finds caches as the first left them.
         for name in names if turn % 2 == 0 else reversed(names):
+            time.sleep(rest)
             start = time.perf_counter()
             engines[name](*inputs)
             seconds[name].append(time.perf_counter() - start)

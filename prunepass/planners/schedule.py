@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+LEAST = 0.05
+"""A step that would take a smaller share of the tokens is put off: scoring a whole layer for a
+handful of tokens costs more time than these tokens do."""
+
 
 def depth_counts(
-    sites: int, tokens: int, prefix: int, *, strength: float, exponent: float, cap: float = 0.5
+    sites: int,
+    tokens: int,
+    prefix: int,
+    *,
+    strength: float,
+    exponent: float,
+    cap: float = 0.5,
+    least: float = 0.0,
 ) -> list[int]:
     """Tokens left after each of `sites` reductions, ever larger shares going deeper.
 
@@ -21,11 +32,17 @@ def depth_counts(
         strength: >= 0.
         exponent: >= 0.
         cap: Largest share that one step can take; bipartite matching takes half at most.
+        least: Smaller shares than this are saved up for the next site.
     """
     exact, left, counts = float(tokens - prefix), tokens - prefix, []
+    saved = 0.0
     for site in range(sites):
-        share = strength * ((site + 0.5) / sites) ** exponent
-        exact -= min(cap, share) * exact
+        saved += ((site + 0.5) / sites) ** exponent
+        if strength * saved < least:
+            counts.append(prefix + left)
+            continue
+        exact -= min(cap, strength * saved) * exact
+        saved = 0.0
         left = (
             max(left - left // 2, min(left, round(exact)), 1)
             if cap <= 0.5

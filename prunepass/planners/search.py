@@ -22,8 +22,9 @@ from prunepass.graph.edit import open_module
 from prunepass.measure.fidelity import kl
 from prunepass.passes.reduce_tokens import draft
 from prunepass.plan import Action, Plan
-from prunepass.planners.budget import Request, ask, fit
+from prunepass.planners.budget import fit
 from prunepass.planners.methods import DEFAULT
+from prunepass.planners.request import Request, ask
 from prunepass.planners.schedule import default_exponent
 from prunepass.records import Sites
 

@@ -45,9 +45,17 @@ def biased_mask(mask: Tensor | None, size: Tensor, *, offset: int, rank: int) ->
     return mask + bias
 
 
-def biased_scores(scores: Tensor, size: Tensor, *, offset: int) -> Tensor:
-    """Attention scores [B, ..., K] with the size bias added."""
-    return scores + size_bias(size, offset=offset, rank=scores.dim())
+def biased_scores(scores: Tensor, size: Tensor, *, offset: int, heads: int = 1) -> Tensor:
+    """Attention scores with the size bias added.
+
+    Args:
+        scores: [B * heads, ..., K], the heads of each image together.
+        size: [B, T].
+        offset: Keys minus tokens, see `size_bias`.
+        heads: Heads that share axis 0 with the batch.
+    """
+    bias = size_bias(size, offset=offset, rank=scores.dim())
+    return scores + (bias.repeat_interleave(heads, dim=0) if heads > 1 else bias)
 
 
 def weighted_mean(x: Tensor, size: Tensor, *, offset: int, keepdim: bool) -> Tensor:

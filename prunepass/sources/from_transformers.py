@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -78,6 +79,7 @@ def load_transformers(
         for flag in ("output_attentions", "output_hidden_states"):
             setattr(config, flag, False)
         state, label = _state(folder, name, weights, file)
+        _check_takes_pictures_alone(model_class, name)
         model = build_model(model_class, config, state, label, name)
         if output == "pooler_output" and has_no_pooler(model):
             output = "last_hidden_state"
@@ -204,6 +206,23 @@ def _model_class(transformers: Any, config: Any, name: str) -> tuple[Any, Any, s
         found=f"model_type {config.model_type!r}, architecture {named or 'not named'}",
         fix="a ...ForImageClassification, a ...VisionModel or a CLIP-like pair of towers",
     )
+
+
+def _check_takes_pictures_alone(model_class: Any, name: str) -> None:
+    """Refuses a model whose forward asks for more than pictures."""
+    demanded = [
+        parameter.name
+        for parameter in inspect.signature(model_class.forward).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and parameter.name not in ("self", "pixel_values")
+    ]
+    if demanded:
+        raise ModelError(
+            f"hf/{name} takes more than pictures",
+            found=f"{model_class.__name__}.forward also needs {', '.join(demanded)}",
+            fix="a file.py:function that builds a module which takes pictures alone",
+        )
 
 
 def _state(

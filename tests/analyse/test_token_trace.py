@@ -11,9 +11,11 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from prunepass.analyse.token_trace import Refusal, TokenTrace, substitute, trace_tokens
+from prunepass.analyse.token_positions import Refusal
+from prunepass.analyse.token_trace import TokenTrace, trace_tokens
 from prunepass.capture import capture
 from prunepass.graph import meta
+from prunepass.graph.arguments import substitute
 from prunepass.graph.edit import open_module
 from prunepass.passes.reduce_tokens import draft
 from tests.conftest import Captured
@@ -128,7 +130,7 @@ def test_an_output_that_carries_tokens(captured: Captured) -> None:
 REFUSALS = {
     "windows": ("aten.view.default", "no change of one size", "blocks.1"),
     "mixer": ("aten.linear.default", "tied to token positions", "blocks.0.mix"),
-    "convolved": ("aten.reshape.default", "no change of one size", "blocks.0"),
+    "convolved": ("aten.reshape.default", "a grid of 4 x 5", "blocks.0"),
     "reads_patch": ("aten.select.int", "reads token 5", "the model itself"),
     "fixed_slice": ("aten.slice.Tensor", "tokens 3 to 17 of 21", "the model itself"),
     "without_last": ("aten.slice.Tensor", "from the end", "the model itself"),

@@ -12,8 +12,9 @@ from prunepass.analyse.sites import sites
 from prunepass.capture import capture
 from prunepass.errors import PlanError, UnsupportedGraph, UsageError
 from prunepass.plan import Plan, Step
-from prunepass.planners.budget import TOLERANCE, ask, cost_of, plan, priced
+from prunepass.planners.budget import TOLERANCE, cost_of, plan, priced
 from prunepass.planners.methods import DOWNSAMPLE, METHODS, method
+from prunepass.planners.request import ask
 from prunepass.rules.table import UNREAD
 from tests.conftest import Captured
 from tests.planners.plain_vit import PlainVit

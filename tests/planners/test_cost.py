@@ -7,8 +7,9 @@ import pytest
 from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
 from prunepass.apply import apply_plan
-from prunepass.planners.budget import ask, cost_of, plan, priced
+from prunepass.planners.budget import cost_of, plan, priced
 from prunepass.planners.methods import METHODS
+from prunepass.planners.request import ask
 from tests.conftest import Captured
 
 ON_CLASS = [("class", name, None) for name in METHODS]

@@ -40,6 +40,14 @@ def test_depth_by_hand() -> None:
     assert depth_counts(2, 20, 0, strength=0.2, exponent=0.0, cap=0.1) == [18, 16]
 
 
+def test_small_shares_are_saved_up() -> None:
+    # Shares 0.01, 0.03, 0.05, 0.07 of 1000 tokens: the first two wait for the third.
+    counts = depth_counts(4, 1000, 0, strength=0.08, exponent=1.0, least=0.05)
+    assert counts == [1000, 1000, round(1000 * 0.91), round(1000 * 0.91 * 0.93)]
+    strong = depth_counts(4, 1000, 0, strength=0.8, exponent=1.0, least=0.05)
+    assert strong == depth_counts(4, 1000, 0, strength=0.8, exponent=1.0)
+
+
 def test_constant_by_hand() -> None:
     # 20 - 2.5 = 17.5, 15, 12.5: halves round to even; 20 - 15 = 5 is more than a half in one step.
     assert constant_counts(3, 21, 1, removed=2.5) == [19, 16, 13]

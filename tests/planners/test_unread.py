@@ -11,7 +11,8 @@ from prunepass.apply import apply_plan
 from prunepass.errors import PrunepassError
 from prunepass.passes.reduce_tokens import draft
 from prunepass.plan import Plan
-from prunepass.planners.budget import plan, unread_step
+from prunepass.planners.budget import plan
+from prunepass.planners.request import unread_step
 from tests.conftest import Captured
 from tests.tiny_models import images
 
