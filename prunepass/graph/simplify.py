@@ -25,10 +25,7 @@ def drop_no_ops(graph: Graph) -> int:
         if node.op == "call_function" and node.target in _NO_OPS:
             source = node.args[0]
             assert isinstance(source, Node)
-            for label in meta.labels(node):
-                meta.add_label(source, label)
-            node.replace_all_uses_with(source)
-            graph.erase_node(node)
+            _put_in_place_of(node, source)
             dropped += 1
     return dropped
 
@@ -54,12 +51,17 @@ def fold_duplicates(graph: Graph) -> int:
         earlier = seen.setdefault(key, node)
         if earlier is node:
             continue
-        for label in meta.labels(node):
-            meta.add_label(earlier, label)
-        node.replace_all_uses_with(earlier)
-        graph.erase_node(node)
+        _put_in_place_of(node, earlier)
         folded += 1
     return folded
+
+
+def _put_in_place_of(node: Node, other: Node) -> None:
+    """Takes a node out; the other gets its users and labels."""
+    for label in meta.labels(node):
+        meta.add_label(other, label)
+    node.replace_all_uses_with(other)
+    node.graph.erase_node(node)
 
 
 def _frozen(value: Any) -> Any:
