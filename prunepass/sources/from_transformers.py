@@ -78,8 +78,8 @@ def load_transformers(
         model_class, config, output = _model_class(transformers, config, name)
         for flag in ("output_attentions", "output_hidden_states"):
             setattr(config, flag, False)
-        state, label = _state(folder, name, weights, file)
         _check_takes_pictures_alone(model_class, name)
+        state, label = _state(folder, name, weights, file)
         model = build_model(model_class, config, state, label, name)
         if output == "pooler_output" and has_no_pooler(model):
             output = "last_hidden_state"

@@ -334,3 +334,12 @@ def test_settings_of_transformers_are_left_as_they_are(
     assert capfd.readouterr() == ("", "")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before[:2]
     assert dict(os.environ) == before[2]
+
+
+def test_a_model_that_takes_more_than_pictures_is_refused(tmp_path: Path) -> None:
+    config = transformers.Siglip2VisionConfig(**{**VIT, "num_patches": 16})
+    config.architectures = ["Siglip2VisionModel"]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="takes more than pictures") as caught:
+        load_model(f"hf/{tmp_path}", weights="random")
+    assert "pixel_attention_mask" in str(caught.value.found)
