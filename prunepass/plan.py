@@ -11,7 +11,7 @@ from typing import Any, Literal
 from prunepass.errors import PlanError, nearest
 
 SCHEMA = 1
-KINDS = ("reduce_tokens",)
+KINDS = ("reduce_tokens", "prune_image_tokens", "select_image_features")
 ACTIONS = ("drop", "merge")
 Action = Literal["drop", "merge"]
 Plain = None | bool | int | float | str | list[Any]
@@ -22,11 +22,13 @@ class Step:
     """One thing to do at one site.
 
     Attributes:
-        kind: `reduce_tokens`.
+        kind: `reduce_tokens`, or `prune_image_tokens` inside a language model and
+            `select_image_features` in front of it.
         site: Label of the site, e.g. `block[3].attention`.
         rule: Name of the scoring rule (`prunepass methods` lists them).
         keep: Tokens that stay: a count (int, prefix tokens included) or a fraction of the
-            tokens that may be removed (float in (0, 1]).
+            tokens that may be removed (float in (0, 1]). Of image tokens: a count an image, or
+            a fraction of those that the prompt came with, rounded down.
         action: `drop` deletes the other tokens, `merge` averages each into its target.
         options: Options of the rule, plain values.
     """

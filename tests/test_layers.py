@@ -37,9 +37,9 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     # A planner that runs drafts on pictures: the one that needs passes and measuring.
     "planners.search": (7, _ANALYSIS | {"passes", "planners", "measure.fidelity"}),
     # From here on, everything of a lower rank may be imported.
-    "vlm": (8, set()),
     "compiler": (8, set()),
     "downsample": (9, set()),
+    "vlm": (9, set()),
     "commands": (10, set()),
     "__main__": (11, set()),
     "__init__": (11, set()),

@@ -7,7 +7,7 @@ additions, gathers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -22,9 +22,18 @@ ShapeOf = Callable[[Node], Shape]
 _aten = torch.ops.aten
 
 
-def macs(program: ExportedProgram, *, batch: int = 1) -> int:
-    """Multiply-accumulates of one run with `batch` examples."""
-    return count(program.graph.nodes, lambda node: meta.concrete_shape(node, batch) or ())
+def macs(
+    program: ExportedProgram, *, batch: int = 1, sizes: Mapping[str, int] | None = None
+) -> int:
+    """Multiply-accumulates of one run.
+
+    Args:
+        program: Any program.
+        batch: What its dynamic sizes are taken as, where the batch is the only one.
+        sizes: What they are taken as, by symbol, instead.
+    """
+    taken = batch if sizes is None else sizes
+    return count(program.graph.nodes, lambda node: meta.concrete_shape(node, taken) or ())
 
 
 def count(nodes: Iterable[Node], shape_of: ShapeOf) -> int:

@@ -44,6 +44,18 @@ def replace_argument(node: Node, path: Path, new: Any) -> None:
         node.kwargs = substitute(dict(node.kwargs), path[1:], new)
 
 
+def changed_arguments(
+    node: Node, change: Callable[[Node], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """args and kwargs of a node with `change` applied to every operand."""
+
+    def each(_: Path, value: Any) -> Any:
+        return change(value) if isinstance(value, Node) else value
+
+    args = map_arguments(tuple(node.args), (), each)
+    return args, map_arguments(dict(node.kwargs), (), each)
+
+
 def map_arguments(value: Any, path: Path, function: Callable[[Path, Any], Any]) -> Any:
     """`value` (nested tuples, lists, dicts) with every leaf replaced by function(path, leaf)."""
     if isinstance(value, dict):

@@ -36,18 +36,38 @@ def seal(
     Raises:
         UnsupportedGraph: The edited graph does not run, e.g. a frozen size was missed.
     """
+    args, _ = program.example_inputs
+    shapes = dynamic_shapes(program)
+    if batch is not None:
+        args, shapes = tuple(_with_batch(x, batch) for x in args), None
+    return seal_with(module, tuple(args), shapes)
+
+
+def seal_with(module: GraphModule, args: tuple[torch.Tensor, ...], shapes: Any) -> ExportedProgram:
+    """The edited graph as a program of other inputs than it came with.
+
+    Args:
+        module: What `open_module` gave, edited.
+        args: Example inputs, one a placeholder, in their order.
+        shapes: The `dynamic_shapes` of `torch.export`, None for sizes that are all fixed.
+
+    Raises:
+        UnsupportedGraph: The edited graph does not run.
+    """
     drop_no_ops(module.graph)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    args, kwargs = program.example_inputs
-    shapes = dynamic_shapes(program)
-    if batch is not None:
-        args, shapes = tuple(_with_batch(x, batch) for x in args), None
     try:
         # Hardly two of the shapes in one trace are alike: looking them up costs more than it saves.
         with torch._dynamo.config.patch(fake_tensor_cache_enabled=False), torch.no_grad():
-            sealed = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+            sealed = torch.export.export(
+                module,
+                args,
+                dynamic_shapes=shapes,
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
     except ValueError as error:
         raise PlanError(str(error).splitlines()[0]) from error
     except Exception as error:
@@ -63,8 +83,13 @@ def seal(
     return sealed
 
 
-def dynamic_shapes(program: ExportedProgram) -> Any:
-    """The `dynamic_shapes` argument that exports a module with the program's dynamic sizes."""
+def dynamic_shapes(program: ExportedProgram, *, bounds: bool = True) -> Any:
+    """The `dynamic_shapes` argument that exports a module with the program's dynamic sizes.
+
+    Args:
+        program: Any program.
+        bounds: Whether the range of each size is that of the program; else it is inferred anew.
+    """
     dims: dict[str, Any] = {}
     shapes: dict[str, Any] = {}
     inputs = {
@@ -84,7 +109,7 @@ def dynamic_shapes(program: ExportedProgram) -> Any:
         for axis, size in enumerate(val.shape):
             if isinstance(size, torch.SymInt):
                 name = str(size.node.expr)
-                if not name.isidentifier():
+                if not bounds or not name.isidentifier():
                     spec[axis] = Dim.AUTO
                     continue
                 spec[axis] = dims.setdefault(name, _dim(program, size, f"d_{name}"))

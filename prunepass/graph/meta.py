@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -56,15 +57,20 @@ def shape(node: Node) -> tuple[int | torch.SymInt, ...] | None:
     return tuple(val.shape) if isinstance(val, torch.Tensor) else None
 
 
-def concrete(size: int | torch.SymInt, batch: int) -> int:
-    """A size with every dynamic dimension taken as `batch`."""
+Sizes = int | Mapping[str, int]
+"""What dynamic sizes are taken as: one number for all of them, or one for each symbol by name."""
+
+
+def concrete(size: int | torch.SymInt, sizes: Sizes) -> int:
+    """A size with every dynamic dimension taken as `sizes` says."""
     if isinstance(size, int):
         return size
     expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
+    taken = {s: sizes if isinstance(sizes, int) else sizes[s.name] for s in expression.free_symbols}
+    return int(expression.subs(taken))
 
 
-def concrete_shape(node: Node, batch: int) -> tuple[int, ...] | None:
-    """Shape of a node's tensor with every dynamic dimension taken as `batch`."""
-    sizes = shape(node)
-    return None if sizes is None else tuple(concrete(size, batch) for size in sizes)
+def concrete_shape(node: Node, sizes: Sizes) -> tuple[int, ...] | None:
+    """Shape of a node's tensor with every dynamic dimension taken as `sizes` says."""
+    found = shape(node)
+    return None if found is None else tuple(concrete(size, sizes) for size in found)

@@ -31,11 +31,17 @@ def drop_no_ops(graph: Graph) -> int:
 
 
 def drop_checks(graph: Graph) -> None:
-    """Takes out the checks that tracing writes beside each cast; shapes and types are fixed."""
-    for node in graph.find_nodes(
-        op="call_function", target=torch.ops.aten._assert_tensor_metadata.default
+    """Takes out the checks that tracing writes: types beside each cast, and sizes.
+
+    Sizes are checked for what the trace took for granted, such as more than one of anything; the
+    operations themselves do not need that.
+    """
+    for target in (
+        torch.ops.aten._assert_tensor_metadata.default,
+        torch.ops.aten._assert_scalar.default,
     ):
-        graph.erase_node(node)
+        for node in graph.find_nodes(op="call_function", target=target):
+            graph.erase_node(node)
 
 
 def fold_duplicates(graph: Graph) -> int:

@@ -7,10 +7,18 @@ from types import MappingProxyType
 
 from torch.export import ExportedProgram
 
+from prunepass.passes.prune_image_tokens import prune_image_tokens
 from prunepass.passes.reduce_tokens import reduce_tokens
+from prunepass.passes.select_image_features import select_image_features
 from prunepass.plan import Step
 from prunepass.records import PassRecord
 
 Pass = Callable[[ExportedProgram, Sequence[Step]], tuple[ExportedProgram, PassRecord]]
 
-PASSES: Mapping[str, Pass] = MappingProxyType({"reduce_tokens": reduce_tokens})
+PASSES: Mapping[str, Pass] = MappingProxyType(
+    {
+        "reduce_tokens": reduce_tokens,
+        "prune_image_tokens": prune_image_tokens,
+        "select_image_features": select_image_features,
+    }
+)

@@ -38,7 +38,7 @@ def read_preprocessing(transformers: Any, folder: Path, config: Any) -> Preproce
         size = {"height": height, "width": width}
         stored = {**default, "size": size, "crop_size": size}
     try:
-        return _from_processor({**default, **stored}, config_size(config) or (224, 224))
+        return from_processor({**default, **stored}, config_size(config) or (224, 224))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(
             f"cannot read the preprocessing of {folder}",
@@ -47,7 +47,7 @@ def read_preprocessing(transformers: Any, folder: Path, config: Any) -> Preproce
         ) from error
 
 
-def _from_processor(stored: Mapping[str, Any], own: tuple[int, int]) -> Preprocessing:
+def from_processor(stored: Mapping[str, Any], own: tuple[int, int]) -> Preprocessing:
     """A Preprocessing from the fields of a transformers image processor."""
     size = stored.get("size") or {"height": own[0], "width": own[1]}
     if isinstance(size, int):

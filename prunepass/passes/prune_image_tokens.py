@@ -1,0 +1,428 @@
+"""Fewer image tokens behind chosen layers of a language model, during prefill.
+
+The program takes a prompt as embeddings. At each step the image tokens are scored, the best of each
+image stay together with all text, and everything behind is computed on the shorter sequence. Keys
+and values that the program returns are then shorter in later layers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from prunepass.analyse.sequence import Sequence as TokenSequence
+from prunepass.analyse.sequence import behind, between, branch_ends, hoist, ungrouped
+from prunepass.analyse.sites import labelled
+from prunepass.errors import PlanError, nearest
+from prunepass.graph.edit import dynamic_shapes, open_module, seal_with
+from prunepass.graph.simplify import fold_duplicates
+from prunepass.graph.splice import insert_call
+from prunepass.passes.sequence_stages import POSITIONS, Lift, Stage
+from prunepass.plan import Step
+from prunepass.records import PassRecord
+from prunepass.rules.image_table import choose_image_tokens, image_rule
+from prunepass.rules.image_tokens import at_positions, text_raters, without_other_image_tokens
+from prunepass.rules.instruction_attention import instruction_attention
+from prunepass.rules.merge import gather_tokens
+from prunepass.rules.transition import transition_variation
+
+PROMPT = ("inputs_embeds", "position_ids", "image_positions", "asking_positions", "asking_votes")
+"""Inputs that the program must have: embeddings [B, T, C], positions [B, T] or [3, B, T], where
+image tokens stand [B, I, N], which text tokens may score [B, R] and how much each counts [B, R]."""
+
+OPTIONS: Mapping[str, Any] = {
+    "positions": "keep_original",  # or "compact"
+    "accumulate": [],  # layers from 1 whose transitions count, for rules that read transitions
+    "absolute": True,  # 1 - |cos| as in the paper; False: 1 - cos as in its published code
+    "layer": "next",  # whose queries and keys tell what text looks at: "next" or "own"
+    "raters": False,  # whether only text that is like the image counts (SparseVLM)
+}
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A step bound to the graph: behind layer `layer` (from 1), whose output is `node`."""
+
+    step: Step
+    layer: int
+    node: Node
+    keep: int | tuple[int, int]
+
+
+def prune_image_tokens(
+    program: ExportedProgram, steps: Sequence[Step]
+) -> tuple[ExportedProgram, PassRecord]:
+    """The program with fewer image tokens behind each step's site, and a record.
+
+    One more output for each step: [B, T'] int64, where the tokens that stay stood in the prompt.
+
+    Raises:
+        PlanError: A step names an unknown site, rule or option, keeps more than is left, or the
+            steps differ in what becomes of positions.
+        UnsupportedGraph: The program reckons with the length of its sequence.
+    """
+    module = open_module(program)
+    pruner = _Pruner(module, steps)
+    record = pruner.run()
+    if not pruner.stages[1:]:
+        return program, record
+    args, _ = program.example_inputs
+    return seal_with(module, tuple(args), dynamic_shapes(program, bounds=False)), record
+
+
+class _Pruner:
+    def __init__(self, module: GraphModule, steps: Sequence[Step]) -> None:
+        self.graph = module.graph
+        inputs = {n.target: n for n in self.graph.find_nodes(op="placeholder")}
+        missing = [name for name in PROMPT if name not in inputs]
+        if missing:
+            raise PlanError(
+                "this program is no prefill of a language model",
+                found=f"it has no input {', '.join(missing)}",
+                fix="prunepass.vlm.split gives such programs",
+            )
+        self.stream, place, self.image, self.asking, self.votes = (inputs[n] for n in PROMPT)
+        self.original = self.image
+        hoist(self.graph, self.stream)
+        fold_duplicates(self.graph)
+        self.table = labelled(self.graph)
+        self.cuts = self._bind(steps)
+        self.options = {**OPTIONS, **_shared_options(steps)}
+        root = Stage(self.stream)
+        self.stages = [root]
+        placed = behind(self.graph, place) - behind(self.graph, self.stream)
+        self.lift = Lift(
+            self.graph,
+            TokenSequence(self.graph, self.stream),
+            root,
+            placed=placed,
+            positions=self.options["positions"],
+        )
+        self.taps = self._taps()
+        self.transition: Node | None = None
+
+    def run(self) -> PassRecord:
+        cuts = {cut.node: cut for cut in self.cuts}
+        taps = {tap[0]: tap for tap in self.taps}
+        if self.options["raters"] and self.cuts:
+            self._vote()
+        for node in list(self.graph.nodes):
+            if node.op == "output":
+                continue
+            if len(self.stages) > 1 and any(
+                self.lift.replaced.get(n, n) in self.lift.stage_of for n in node.all_input_nodes
+            ):
+                self._visit(node)
+            if node in taps:
+                self._tap(*taps[node])
+            if node in cuts:
+                self._cut(cuts[node])
+        self._return_positions()
+        return PassRecord(
+            kind="prune_image_tokens",
+            applied=tuple(cut.step.site for cut in self.cuts),
+            details={"stages": len(self.stages), "taps": len(self.taps)},
+        )
+
+    def _visit(self, node: Node) -> None:
+        stage = self.stages[-1]
+        # What belongs to an earlier stage alone is not behind a cut and is never visited.
+        node.args, node.kwargs = self.lift.arguments(node, stage, {}, node)
+        self.lift.stage_of[node] = stage
+
+    # Steps
+
+    def _bind(self, steps: Sequence[Step]) -> list[_Cut]:
+        bound = []
+        blocks = sum(label.startswith("block[") and ".output:" in label for label in self.table)
+        for step in steps:
+            image_rule(step.rule)
+            _check_options(step)
+            node = self.table.get(f"{step.site}:output")
+            if node is None or not step.site.endswith("].output"):
+                known = [f"block[{i}].output" for i in range(blocks - 1)]
+                raise PlanError(
+                    f"image tokens cannot go at {step.site!r}",
+                    found=f"{blocks} layers",
+                    fix=f"one of {', '.join(nearest(step.site, known).split(', ')[:5])}",
+                )
+            layer = layer_of(step)
+            if layer >= blocks:
+                raise PlanError(
+                    f"no layer is left behind {step.site}",
+                    found=f"layer {layer} of {blocks}",
+                    fix=f"layers 1 to {blocks - 1}",
+                )
+            bound.append(_Cut(step, layer, node, share_of(step.keep)))
+        bound.sort(key=lambda cut: cut.layer)
+        _check_order(bound)
+        return [cut for cut in bound if cut.step.keep != 1.0]
+
+    def _taps(self) -> list[tuple[Node, Node, Node]]:
+        """(addition, what enters the module, what leaves it), for each module that is read."""
+        last = max(
+            (c.layer for c in self.cuts if "transition" in image_rule(c.step.rule).needs), default=0
+        )
+        found = []
+        layers = self.options["accumulate"]
+        if last and not [layer for layer in layers if layer <= self.cuts[0].layer]:
+            raise PlanError(
+                "no transition is known where the first tokens go",
+                found=f"accumulate={layers}, first step behind layer {self.cuts[0].layer}",
+                fix=f"accumulate=[{self.cuts[0].layer}] or an earlier layer",
+            )
+        for layer in layers:
+            if not 1 <= layer <= last:
+                continue
+            for branch in ("attention", "mlp"):
+                site = f"block[{layer - 1}].{branch}"
+                source, addition = self.table[f"{site}:input"], self.table[f"{site}:output"]
+                found.append((addition, *branch_ends(self.graph, source, addition)))
+        return found
+
+    def _tap(self, addition: Node, entering: Node, leaving: Node) -> None:
+        """Adds the transition variation of one module to what is known of the image tokens."""
+        label = "transition"
+        rows = [
+            insert_call(
+                self.graph, at_positions, (self._now(n), self.image), before=addition, label=label
+            )
+            for n in (entering, leaving)
+        ]
+        found = insert_call(
+            self.graph, transition_variation, tuple(rows),
+            {"absolute": self.options["absolute"]}, before=addition, label=label,
+        )  # fmt: skip
+        if self.transition is not None:
+            found = insert_call(
+                self.graph, torch.add, (self.transition, found), before=addition, label=label
+            )
+        self.transition = found
+
+    def _now(self, node: Node) -> Node:
+        return self.lift.replaced.get(node, node)
+
+    def _vote(self) -> None:
+        first = self.cuts[0].node
+        self.votes = insert_call(
+            self.graph, text_raters, (self.stream, self.image, self.asking, self.votes),
+            before=first, label="text_raters",
+        )  # fmt: skip
+
+    def _cut(self, cut: _Cut) -> None:
+        """Inserts scores, choice and the shorter sequence right behind a layer."""
+        at, label = cut.node.next, f"{cut.step.site}:reduce"
+        hidden = cut.node
+        roles = {name: self._role(name, cut, at) for name in image_rule(cut.step.rule).needs}
+        options = {k: v for k, v in cut.step.options.items() if k not in OPTIONS}
+        chosen = insert_call(
+            self.graph, choose_image_tokens,
+            (cut.step.rule, roles, self.image, self.original),
+            {"keep": cut.keep, "options": options}, before=at, label=f"{label}.select",
+        )  # fmt: skip
+        shorter = insert_call(
+            self.graph, without_other_image_tokens, (hidden, self.image, chosen, self.asking),
+            before=at, label=f"{label}.positions",
+        )  # fmt: skip
+        kept, image, asking = (
+            insert_call(self.graph, _item, (shorter, i), before=at, label=f"{label}.{name}")
+            for i, name in enumerate(("kept", "image", "asking"))
+        )
+        reduced = insert_call(
+            self.graph, gather_tokens, (hidden, kept), before=at, label=f"{label}.tokens"
+        )
+        if self.transition is not None:
+            self.transition = insert_call(
+                self.graph, carry, (self.transition, self.image, chosen), before=at,
+                label=f"{label}.transition",
+            )  # fmt: skip
+        stage = Stage(reduced, self.stages[-1], kept)
+        self.stages.append(stage)
+        self._take_keys_over(stage, at)
+        self.lift.replaced[hidden] = reduced
+        self.lift.stage_of[reduced] = stage
+        self.lift.made[reduced] = ((1, 0),)
+        self.image, self.asking = image, asking
+
+    # What scores are made of
+
+    def _role(self, name: str, cut: _Cut, at: Node) -> Node:
+        if name == "transition":
+            assert self.transition is not None
+            return self.transition
+        if name == "image":
+            return insert_call(
+                self.graph, at_positions, (cut.node, self.image), before=at,
+                label=f"{cut.step.site}:reduce.image",
+            )  # fmt: skip
+        return self._instruction(cut, at)
+
+    def _instruction(self, cut: _Cut, at: Node) -> Node:
+        """[B, I N]: attention that the asking rows pay to the image tokens."""
+        label, here = f"{cut.step.site}:reduce.score", self.stages[-1]
+        asked = cut.step.options.get("layer", OPTIONS["layer"])
+        block = cut.layer if asked == "next" else cut.layer - 1
+        core = self.table[f"block[{block}].attention:core"]
+        rows = Stage(cut.node, here, self.asking, rows=True)
+        self.keys: dict[Node, Node] = {}
+        key = ungrouped(self.table[f"block[{block}].attention:key"])
+        query = self.table[f"block[{block}].attention:query"]
+        if asked == "next":
+            picked = insert_call(
+                self.graph, gather_tokens, (cut.node, self.asking), before=at, label=label
+            )
+            rows.hidden = picked
+            query = self._replay(cut.node, picked, query, rows, at)
+            self.keys = self._copies(cut.node, cut.node, key, here, at)
+            key = self.keys[key]
+        else:
+            query = self.lift.operand(query, rows, rank=4, before=at)
+        mask = core.args[3] if len(core.args) > 3 else core.kwargs.get("attn_mask")
+        if isinstance(mask, Node):
+            mask = self.lift.operand(mask, here, rank=4, before=at)
+            mask = insert_call(self.graph, mask_rows, (mask, self.asking), before=at, label=label)
+        return insert_call(
+            self.graph, paid_to_image, (query, key, mask, self.asking, self.votes, self.image),
+            {"scale": core.kwargs.get("scale")}, before=at, label=label,
+        )  # fmt: skip
+
+    def _replay(self, source: Node, given: Node, end: Node, stage: Stage, at: Node) -> Node:
+        return self._copies(source, given, end, stage, at)[end]
+
+    def _copies(
+        self, source: Node, given: Node, end: Node, stage: Stage, at: Node
+    ) -> dict[Node, Node]:
+        """The way from `source` to `end` once more, from `given`, with the tokens of a stage."""
+        copies = {source: given}
+        for node in between(self.graph, source, [end]):
+            args, kwargs = self.lift.arguments(node, stage, copies, at)
+            with self.graph.inserting_before(at):
+                copy = self.graph.create_node(node.op, node.target, args, kwargs)
+            copy.meta = {k: v for k, v in node.meta.items() if k != "custom"}
+            copies[node] = copy
+        return copies
+
+    def _take_keys_over(self, stage: Stage, at: Node) -> None:
+        """The next layer's keys, made for scoring, are not made again for the tokens that stay."""
+        keys, self.keys = getattr(self, "keys", {}), {}
+        for node, copy in keys.items():
+            if node.target is not torch.ops.aten.linear.default:
+                continue
+            taken = insert_call(
+                self.graph, gather_tokens, (copy, stage.kept), before=at, label="sequence:keys"
+            )
+            self.lift.replaced[node] = taken
+            self.lift.stage_of[taken] = stage
+            self.lift.made[taken] = ((1, 0),)
+
+    def _return_positions(self) -> None:
+        output = next(n for n in self.graph.nodes if n.op == "output")
+        extra = [self.lift.origin(stage) for stage in self.stages[1:]]
+        if extra:
+            self.graph.set_codegen(torch.fx.graph.CodeGen())
+            given = output.args[0]
+            flat, _ = torch.utils._pytree.tree_flatten(given)
+            output.args = ((*flat, *extra),)
+
+
+def carry(transition: Tensor, image: Tensor, chosen: Tensor) -> Tensor:
+    """[B, I K]: what was summed up over layers [B, I N], of the tokens `chosen` [B, I, K]."""
+    by_image = transition.reshape(image.shape)
+    return by_image.gather(2, chosen).reshape(image.shape[0], -1)
+
+
+def mask_rows(mask: Tensor, asking: Tensor) -> Tensor:
+    """Rows [B, 1, R, T] of an attention mask [B, 1, T, T] or [B, H, T, T]."""
+    index = asking[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
+    return mask.expand(asking.shape[0], -1, -1, -1).gather(2, index)
+
+
+def paid_to_image(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    asking: Tensor,
+    votes: Tensor,
+    image: Tensor,
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """[B, I N]: see `instruction_attention`; without a mask each row sees what stands before it."""
+    if mask is None:
+        number = torch.ones_like(key[:, 0, :, 0], dtype=torch.int64).cumsum(1) - 1
+        mask = number[:, None, None, :] <= asking[:, None, :, None]
+    if mask.dtype is torch.bool:
+        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -1e30)
+    paid = instruction_attention(query, key, mask=mask, asking=votes, scale=scale)
+    return paid.gather(1, image.reshape(image.shape[0], -1))
+
+
+def _item(values: Any, index: int) -> Any:
+    return values[index]
+
+
+def layer_of(step: Step) -> int:
+    """The layer behind which a step prunes, counted from 1."""
+    return int(step.site[len("block[") : step.site.index("]")]) + 1
+
+
+def share_of(keep: int | float) -> int | tuple[int, int]:
+    """What a step keeps: a count, or a share (part, whole) of the original number."""
+    if isinstance(keep, int):
+        return keep
+    share = Fraction(keep).limit_denominator(10_000)
+    return share.numerator, share.denominator
+
+
+def _check_order(cuts: Sequence[_Cut]) -> None:
+    for one, other in itertools.pairwise(cuts):
+        if one.layer == other.layer:
+            raise PlanError("two steps prune behind one layer", found=one.step.site)
+        same = isinstance(one.step.keep, int) == isinstance(other.step.keep, int)
+        if same and other.step.keep >= one.step.keep:
+            raise PlanError(
+                f"the step at {other.step.site} keeps as much as was left",
+                found=f"keep={one.step.keep}, then {other.step.keep}",
+                fix="shares of the original number, each smaller than the one before",
+            )
+
+
+def _check_options(step: Step) -> None:
+    known: dict[str, object] = {**OPTIONS, **image_rule(step.rule).options}
+    for name, value in step.options.items():
+        if name not in known:
+            raise PlanError(
+                f"rule {step.rule!r} has no option {name!r}",
+                found=f"{name}={value!r}",
+                fix=f"one of {nearest(name, known)}",
+            )
+    for name, choices in (("positions", POSITIONS), ("layer", ("next", "own"))):
+        value = step.options.get(name, OPTIONS[name])
+        if value not in choices:
+            raise PlanError(
+                f"unknown {name} {value!r}", found=repr(value), fix=f"one of {', '.join(choices)}"
+            )
+
+
+def _shared_options(steps: Sequence[Step]) -> dict[str, Any]:
+    """Options that concern the whole program, which all steps must agree on."""
+    shared: dict[str, Any] = {}
+    for name in ("positions", "accumulate", "absolute", "raters"):
+        values = [step.options.get(name, OPTIONS[name]) for step in steps]
+        if any(value != values[0] for value in values):
+            raise PlanError(
+                f"steps of one plan differ in {name}",
+                found=", ".join(map(repr, values)),
+                fix="the same for all of them",
+            )
+        if values:
+            shared[name] = values[0]
+    return shared

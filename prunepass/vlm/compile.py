@@ -1,0 +1,255 @@
+"""A vision-language model compiled into a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from prunepass.backends.protocol import Engine
+from prunepass.bundle import check_free, write_text, written
+from prunepass.compiler import AGREEMENT, Clock, available
+from prunepass.errors import BackendError, PlanError, UsageError
+from prunepass.passes.extend_cache import extend_cache
+from prunepass.passes.prune_image_tokens import prune_image_tokens
+from prunepass.passes.select_image_features import select_image_features
+from prunepass.plan import Plain, Step
+from prunepass.planners.image_methods import NONE, image_method, image_steps
+from prunepass.vlm.generate import VlmBundle, load
+from prunepass.vlm.layout import Layout
+from prunepass.vlm.manifest import ENGINES, VlmManifest
+from prunepass.vlm.programs import capture_embedding, capture_language, capture_vision
+from prunepass.vlm.split import Facts, facts, split
+from prunepass.vlm.text import FILE as TOKENIZER
+
+
+def compile(
+    model: nn.Module,
+    processor_or_layout: Any = None,
+    *,
+    method: str = "transprune",
+    keep: Sequence[float] | str | None = None,
+    after: Sequence[int] | None = None,
+    positions: str | None = None,
+    options: Mapping[str, Plain] | None = None,
+    backend: str = "onnx",
+    folder: str | Path,
+    force: bool = False,
+    name: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    template: str | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> VlmBundle:
+    """A bundle of a vision-language model: encoder, embedding, prefill and decoder.
+
+    Args:
+        model: An image-text-to-text model of transformers, in eval mode.
+        processor_or_layout: Its processor, whose tokenizer and picture preparation go into the
+            bundle; a `Layout` for token numbers alone; None for what the model's config tells.
+        method: Name of a method, or `none` for a bundle that prunes nothing.
+        keep: Share of the image tokens that stays at each stage, or the name of a plan.
+        after: Layers behind which tokens go, from 1; None for the method's own.
+        positions: `keep_original` or `compact`; None for the method's own.
+        options: Further options of the method's rule.
+        backend: Name of a backend.
+        folder: The bundle to write.
+        force: Whether an existing bundle is replaced.
+        name: What to call the model.
+        preprocessing: How a picture becomes an input, None for what the processor says.
+        template: A prompt with `{image}` and `{prompt}`, None for what the processor says.
+        on_stage: Told the name of each stage as it begins.
+
+    Raises:
+        PrunepassError: One of its kinds, see `prunepass.errors`.
+    """
+    place, chosen = Path(folder), available(backend)
+    check_free(place, force=force)
+    if any(module.training for module in model.modules()):
+        raise UsageError(
+            "cannot compile a model in training mode", found="model.training is True", fix="eval()"
+        )
+    clock = Clock(on_stage)
+    parts, known = split(model), facts(model)
+    with clock("capture"):
+        vision, any_images = capture_vision(parts.vision, _pixels(known))
+        image_tokens = int(_features(vision).shape[1])
+        rows = 1 if known.grid_of is None else 3
+    with clock("plan"):
+        steps = image_steps(
+            method, layers=known.layers, image_tokens=image_tokens, keep=keep, after=after,
+            positions=_positions(method, positions, rows), options=options,
+        )  # fmt: skip
+        policy = _policy(steps)
+    with clock("rewrite"):
+        if steps and steps[0].kind == "select_image_features":
+            _refuse_grid(rows, method)
+            vision, _ = select_image_features(vision, steps)
+            image_tokens, steps = int(_features(vision).shape[1]), ()
+        embedding = capture_embedding(parts.embedding)
+        dense = capture_language(
+            parts.language, channels=known.channels, image_tokens=image_tokens,
+            position_rows=rows, dtype=known.dtype,
+        )  # fmt: skip
+        dropped = _dropped(steps, known.layers, image_tokens)
+        manifest = _manifest(
+            model, processor_or_layout, known, dense, backend=chosen.name, method=method,
+            positions=policy, dropped=dropped, image_tokens=image_tokens, any_images=any_images,
+            name=name or type(model).__name__, preprocessing=preprocessing, template=template,
+        )  # fmt: skip
+        prefill, _ = prune_image_tokens(dense, steps) if steps else (dense, None)
+        decode = extend_cache(dense, manifest.first_layers, positions=policy)  # type: ignore[arg-type]
+    programs = dict(zip(ENGINES, (vision, embedding, prefill, decode), strict=True))
+    with written(place, force=force) as scratch:
+        for part, program in programs.items():
+            with clock(f"build {part}"):
+                (scratch / part).mkdir()
+                engine = chosen.build(program, scratch / part)
+            with clock(f"check {part}"):
+                _check(engine, program, part)
+            del engine
+        _write_tokenizer(processor_or_layout, scratch)
+        write_text(scratch / "bundle.json", manifest.to_json())
+    return load(place)
+
+
+def _pixels(known: Facts) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, *known.pixels, generator=generator).to(known.dtype)
+
+
+def _features(program: ExportedProgram) -> Tensor:
+    output = next(n for n in program.graph.nodes if n.op == "output")
+    features: Tensor = output.args[0][0].meta["val"]
+    return features
+
+
+def _positions(method: str, asked: str | None, rows: int) -> str | None:
+    """The policy: positions of time, row and column cannot be numbered anew."""
+    if rows == 1:
+        return asked
+    if asked == "compact":
+        raise PlanError(
+            "positions of time, row and column cannot be numbered anew",
+            found="positions='compact' for a model with three rows of positions",
+            fix="positions='keep_original'",
+        )
+    return "keep_original" if method != NONE else asked
+
+
+def _refuse_grid(rows: int, method: str) -> None:
+    if rows > 1:
+        raise PlanError(
+            f"{method} takes tokens out in front of a model whose positions are rows and columns",
+            found="the tokens that stay would lose their places",
+            fix="transprune, fastv or another that prunes inside the language model",
+        )
+
+
+def _policy(steps: Sequence[Step]) -> str:
+    found = steps[0].options.get("positions") if steps else None
+    return str(found) if found else "keep_original"
+
+
+def _dropped(steps: Sequence[Step], layers: int, image_tokens: int) -> tuple[int, ...]:
+    """For each layer, how many tokens of an image are gone."""
+    from prunepass.passes.prune_image_tokens import layer_of, share_of
+    from prunepass.rules.image_tokens import kept_number
+
+    found = [0] * layers
+    for step in sorted(steps, key=layer_of):
+        share = share_of(step.keep)
+        kept = share if isinstance(share, int) else kept_number(image_tokens, share)
+        for layer in range(layer_of(step), layers):
+            found[layer] = image_tokens - kept
+    return tuple(found)
+
+
+def _manifest(
+    model: nn.Module,
+    processor_or_layout: Any,
+    known: Facts,
+    dense: ExportedProgram,
+    *,
+    backend: str,
+    method: str,
+    positions: str,
+    dropped: tuple[int, ...],
+    image_tokens: int,
+    any_images: bool,
+    name: str,
+    preprocessing: Mapping[str, Any] | None,
+    template: str | None,
+) -> VlmManifest:
+    output = next(n for n in dense.graph.nodes if n.op == "output")
+    logits, key = (node.meta["val"] for node in output.args[0][:2])
+    given = processor_or_layout if isinstance(processor_or_layout, Layout) else None
+    processor = None if given is not None else processor_or_layout
+    if given is not None and given.image_tokens not in (image_tokens, image_tokens + dropped[-1]):
+        raise UsageError(
+            "the layout does not fit the model",
+            found=f"{given.image_tokens} image tokens, the model makes {image_tokens}",
+            fix=f"Layout(image_tokens={image_tokens}, ...)",
+        )
+    from prunepass.vlm.processor import described
+
+    told = described(processor, known.pixels) if processor is not None else {}
+    return VlmManifest(
+        backend=backend,
+        model=name,
+        method=method,
+        positions=positions,
+        rows="text" if method == NONE else image_method(method).rows,
+        dropped=dropped,
+        cache=(int(key.shape[1]), int(key.shape[3])),
+        vocabulary=int(logits.shape[2]),
+        image_token=known.image_token if given is None else given.image_token,
+        image_tokens=image_tokens,
+        any_images=any_images,
+        grid=known.grid_of,
+        padding=known.padding if given is None else given.padding,
+        stop=known.stop,
+        context=known.context,
+        pixels=known.pixels,
+        preprocessing=preprocessing or told.get("preprocessing"),
+        template=template or told.get("template"),
+        image_mark=told.get("image_mark"),
+    )
+
+
+def _write_tokenizer(processor: Any, folder: Path) -> None:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None and hasattr(tokenizer, "encode_batch"):
+        fast = tokenizer
+    if fast is not None:
+        write_text(folder / TOKENIZER, fast.to_str())
+
+
+def _check(engine: Engine, program: ExportedProgram, part: str) -> None:
+    """An engine that disagrees with its program is not shipped.
+
+    Raises:
+        BackendError: It does.
+    """
+    args, _ = program.example_inputs
+    with torch.no_grad():
+        expected = program.module(check_guards=False)(*args)
+    expected = expected if isinstance(expected, (tuple, list)) else (expected,)
+    worst = 0.0
+    for want, got in zip(expected, engine(*args), strict=True):
+        if want.shape != got.shape:
+            worst = float("inf")
+            break
+        scale = want.double().abs().max().clamp_min(1e-12)
+        worst = max(worst, float((want.double() - got.double()).abs().max() / scale))
+    limit = AGREEMENT if expected[0].dtype in (torch.float32, torch.float64) else 2e-2
+    if not worst <= limit:
+        raise BackendError(
+            f"the {part} engine disagrees with its program",
+            found=f"a relative difference of {worst:.1e}, at most {limit:.0e} is right",
+            fix="another backend, and report the model",
+        )
