@@ -1,4 +1,4 @@
-"""The command line: inspect, methods, plan, compile, bench, eval."""
+"""The command line: inspect, methods, plan, compile, generate, bench, eval."""
 
 from __future__ import annotations
 
@@ -78,10 +78,32 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--plan", metavar="FILE", help="carry out this plan")
     compile_.add_argument("--backend", default="onnx", help="onnx (default), aot_inductor or eager")
     compile_.add_argument("--batch", default="dynamic", help="a batch size, or dynamic (default)")
+    compile_.add_argument(
+        "--keep", metavar="K,K,...", help="image tokens left at each stage: shares, high or low"
+    )
+    compile_.add_argument(
+        "--after", type=_blocks, metavar="L,L,...", help="layers behind which they go, from 1"
+    )
+    compile_.add_argument("--positions", choices=("keep_original", "compact"))
+    compile_.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="where a model takes any size"
+    )
     compile_.add_argument("-o", "--output", required=True, metavar="DIR", help="bundle to write")
     compile_.add_argument("--force", action="store_true", help="replace the bundle if it is there")
     compile_.add_argument("--quiet", action="store_true", help="say less")
     compile_.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    generate = commands.add_parser("generate", help="answer a prompt with a bundle")
+    generate.add_argument("bundle", metavar="DIR", type=Path)
+    generate.add_argument("--image", action="append", metavar="FILE", help="a picture, or several")
+    generate.add_argument("--prompt", required=True, metavar="TEXT")
+    generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    generate.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: greedy")
+    generate.add_argument("--top-k", type=int, metavar="N")
+    generate.add_argument("--top-p", type=float, metavar="P")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--threads", type=int, metavar="N")
+    generate.add_argument("--json", action="store_true", help="print one JSON object")
 
     bench = commands.add_parser("bench", help="time a bundle: dense against compressed")
     bench.add_argument("bundle", metavar="DIR", type=Path)

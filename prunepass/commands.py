@@ -25,6 +25,7 @@ from prunepass.measure.fidelity import fidelity
 from prunepass.measure.timing import interleaved, speedup
 from prunepass.plan import Plan
 from prunepass.planners.budget import plan as make_plan
+from prunepass.planners.image_methods import IMAGE_METHODS
 from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, METHODS, method
 from prunepass.planners.search import search
 from prunepass.progress import bar
@@ -32,6 +33,8 @@ from prunepass.rules.table import RULES
 from prunepass.sources.model import LoadedModel, load_model
 from prunepass.sources.pictures import find_pictures
 from prunepass.sources.preprocess import Preprocessing
+from prunepass.sources.vision_language import is_vision_language
+from prunepass.vlm import commands as vlm_commands
 
 Say = Callable[..., None]
 _PLANNING = ("method", "flops", "images", "action", "at")
@@ -95,6 +98,18 @@ def methods(words: Namespace, *, say: Say) -> dict[str, Any]:
             }
             for m in METHODS.values()
         ],
+        "image_methods": [
+            {
+                "name": v.name,
+                "rule": v.rule,
+                "after": list(v.after),
+                "keep": list(v.keep),
+                "positions": v.positions,
+                "summary": v.summary,
+                "source": v.source,
+            }
+            for v in IMAGE_METHODS.values()
+        ],
         "rules": [
             {"name": r.name, "needs": list(r.needs), "options": dict(r.options), "source": r.source}
             for r in RULES.values()
@@ -106,6 +121,13 @@ def methods(words: Namespace, *, say: Say) -> dict[str, Any]:
         star = " (default)" if m.name == DEFAULT else ""
         say(f"{m.name:<20} {m.summary}{star}")
         say(f"{'':<20} {m.action}s tokens by rule {m.rule}; {m.source}")
+    say("")
+    say("of vision-language models:")
+    for v in IMAGE_METHODS.values():
+        star = " (default)" if v.name == "transprune" else ""
+        say(f"{v.name:<20} {v.summary}{star}")
+        say(f"{'':<20} {v.source}")
+    say("")
     say(f"{DOWNSAMPLE:<20} the model at a smaller picture, a baseline; needs a model that can be")
     say(f"{'':<20} built at another input size")
     return data
@@ -134,6 +156,15 @@ def plan(words: Namespace, *, say: Say) -> dict[str, Any]:
 
 def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Compiles a model into a bundle."""
+    if is_vision_language(words.model):
+        return vlm_commands.compile(words, say=say)
+    texts = [n for n in vlm_commands.ONLY_TEXT if getattr(words, n) is not None]
+    if texts:
+        raise UsageError(
+            f"{words.model} is a model of pictures alone",
+            found=", ".join("--" + n.replace("_", "-") for n in texts),
+            fix="--method and --flops say what is reduced",
+        )
     folder, batch = Path(words.output), check_batch(words.batch)
     check_free(folder, force=words.force)
     given = None
@@ -194,6 +225,11 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
     say(str(result.report))
     say(f"bundle            {folder}")
     return {}
+
+
+def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
+    """Answers a prompt with a vision-language bundle."""
+    return vlm_commands.generate(words, say=say)
 
 
 def bench(words: Namespace, *, say: Say) -> dict[str, Any]:

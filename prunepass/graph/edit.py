@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from prunepass.errors import InternalError, PlanError, UnsupportedGraph
 from prunepass.graph.simplify import drop_checks, drop_no_ops, fold_duplicates
@@ -81,6 +82,16 @@ def seal_with(module: GraphModule, args: tuple[torch.Tensor, ...], shapes: Any) 
     sealed.graph.eliminate_dead_code()
     sealed.graph_module.recompile()
     return sealed
+
+
+def loosen(program: ExportedProgram) -> None:
+    """Lets every dynamic size of a program be as small as 1.
+
+    Tracing takes for granted that there are two of everything, and reckons from there; what it
+    writes down works for one as well.
+    """
+    for symbol, bounds in program.range_constraints.items():
+        program.range_constraints[symbol] = ValueRanges(1, bounds.upper)
 
 
 def dynamic_shapes(program: ExportedProgram, *, bounds: bool = True) -> Any:

@@ -56,9 +56,13 @@ def extend_cache(
     hoist(graph, stream)
     table = labelled(graph)
     layers = sum(label.endswith(".attention:core") for label in table)
+    if not layers:
+        raise UnsupportedGraph(
+            "cannot give the language model a cache",
+            found="no attention of it is recognised",
+            fix="load the model with attn_implementation='sdpa'",
+        )
     stage_of = [sum(layer >= first for first in first_layers) - 1 for layer in range(layers)]
-    for name in PROMPT[2:]:
-        graph.erase_node(inputs[name])
     graph.set_codegen(torch.fx.graph.CodeGen())
     spare = _Placeholders(graph)
     dropped = spare.add("dropped")
@@ -73,6 +77,9 @@ def extend_cache(
                 fix="load the model with attn_implementation='sdpa'",
             )
         examples += _attend(core, layer, past_valid[stage_of[layer]], valid, spare, stage_of[layer])
+    graph.eliminate_dead_code()  # the mask of a prompt, which may be made of where images stand
+    for name in PROMPT[2:]:
+        graph.erase_node(inputs[name])
     if positions == "compact" and len(first_layers) > 1:
         _renumber(graph, table, place, stream, dropped, stage_of)
     args, shapes = _examples(program, len(first_layers), examples, stage_of)

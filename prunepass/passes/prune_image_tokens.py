@@ -22,7 +22,7 @@ from prunepass.analyse.sequence import Sequence as TokenSequence
 from prunepass.analyse.sequence import behind, between, branch_ends, hoist, ungrouped
 from prunepass.analyse.sites import labelled
 from prunepass.errors import PlanError, nearest
-from prunepass.graph.edit import dynamic_shapes, open_module, seal_with
+from prunepass.graph.edit import dynamic_shapes, loosen, open_module, seal_with
 from prunepass.graph.simplify import fold_duplicates
 from prunepass.graph.splice import insert_call
 from prunepass.passes.sequence_stages import POSITIONS, Lift, Stage
@@ -75,7 +75,9 @@ def prune_image_tokens(
     if not pruner.stages[1:]:
         return program, record
     args, _ = program.example_inputs
-    return seal_with(module, tuple(args), dynamic_shapes(program, bounds=False)), record
+    sealed = seal_with(module, tuple(args), dynamic_shapes(program, bounds=False))
+    loosen(sealed)
+    return sealed, record
 
 
 class _Pruner:
@@ -164,7 +166,7 @@ class _Pruner:
             bound.append(_Cut(step, layer, node, share_of(step.keep)))
         bound.sort(key=lambda cut: cut.layer)
         _check_order(bound)
-        return [cut for cut in bound if cut.step.keep != 1.0]
+        return [cut for cut in bound if not _keeps_all(cut.step)]
 
     def _taps(self) -> list[tuple[Node, Node, Node]]:
         """(addition, what enters the module, what leaves it), for each module that is read."""
@@ -382,12 +384,17 @@ def share_of(keep: int | float) -> int | tuple[int, int]:
     return share.numerator, share.denominator
 
 
+def _keeps_all(step: Step) -> bool:
+    """Whether a step keeps the share 1.0; the count 1 is another thing."""
+    return isinstance(step.keep, float) and step.keep == 1.0
+
+
 def _check_order(cuts: Sequence[_Cut]) -> None:
     for one, other in itertools.pairwise(cuts):
         if one.layer == other.layer:
             raise PlanError("two steps prune behind one layer", found=one.step.site)
         same = isinstance(one.step.keep, int) == isinstance(other.step.keep, int)
-        if same and other.step.keep >= one.step.keep:
+        if same and other.step.keep >= one.step.keep and not _keeps_all(one.step):
             raise PlanError(
                 f"the step at {other.step.site} keeps as much as was left",
                 found=f"keep={one.step.keep}, then {other.step.keep}",

@@ -72,14 +72,14 @@ def load_transformers(
             found=str(error),
             fix='pip install "prunepass[models]"',
         ) from error
-    folder = _folder(name, needs_weights=weights == "pretrained" and file is None)
-    with _quiet(transformers):
-        config = _config(transformers, folder)
+    folder = read_folder(name, needs_weights=weights == "pretrained" and file is None)
+    with silent(transformers):
+        config = read_config(transformers, folder)
         model_class, config, output = _model_class(transformers, config, name)
         for flag in ("output_attentions", "output_hidden_states"):
             setattr(config, flag, False)
         _check_takes_pictures_alone(model_class, name)
-        state, label = _state(folder, name, weights, file)
+        state, label = read_state(folder, name, weights, file)
         model = build_model(model_class, config, state, label, name)
         if output == "pooler_output" and has_no_pooler(model):
             output = "last_hidden_state"
@@ -102,7 +102,7 @@ def load_transformers(
     return wrapped, preprocessing
 
 
-def _folder(name: str, *, needs_weights: bool) -> Path:
+def read_folder(name: str, *, needs_weights: bool) -> Path:
     """The local folder of the model: the one named, or the hub's cache after a download."""
     if (Path(name) / "config.json").is_file():
         return Path(name)
@@ -150,7 +150,7 @@ def _download(needs_weights: bool) -> tuple[str, ...]:
     return ("model*.safetensors",) if needs_weights else ()
 
 
-def _config(transformers: Any, folder: Path) -> Any:
+def read_config(transformers: Any, folder: Path) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(
             folder,
@@ -225,7 +225,7 @@ def _check_takes_pictures_alone(model_class: Any, name: str) -> None:
         )
 
 
-def _state(
+def read_state(
     folder: Path, name: str, weights: str, file: Path | None
 ) -> tuple[dict[str, Tensor] | None, str]:
     """The tensors to load and the name of where they lie; None: random weights."""
@@ -257,7 +257,7 @@ def _weight_files(folder: Path) -> list[Path] | None:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def silent(transformers: Any) -> Iterator[None]:
     """A stretch without transformers' progress bars and load reports; ours says more."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

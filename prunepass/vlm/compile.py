@@ -22,9 +22,12 @@ from prunepass.planners.image_methods import NONE, image_method, image_steps
 from prunepass.vlm.generate import VlmBundle, load
 from prunepass.vlm.layout import Layout
 from prunepass.vlm.manifest import ENGINES, VlmManifest
+from prunepass.vlm.patches import ImageSize, pictures_of
+from prunepass.vlm.processor import described, fast_tokenizer
 from prunepass.vlm.programs import capture_embedding, capture_language, capture_vision
-from prunepass.vlm.split import Facts, facts, split
+from prunepass.vlm.split import Facts, Sees, facts, split
 from prunepass.vlm.text import FILE as TOKENIZER
+from prunepass.vlm.verify import Example, check_programs, example_of, what_tokens_see
 
 
 def compile(
@@ -36,6 +39,7 @@ def compile(
     after: Sequence[int] | None = None,
     positions: str | None = None,
     options: Mapping[str, Plain] | None = None,
+    image_size: ImageSize | None = None,
     backend: str = "onnx",
     folder: str | Path,
     force: bool = False,
@@ -55,6 +59,8 @@ def compile(
         after: Layers behind which tokens go, from 1; None for the method's own.
         positions: `keep_original` or `compact`; None for the method's own.
         options: Further options of the method's rule.
+        image_size: (height, width) of the pictures, or both as one number, where the model takes
+            any; None for what its config says.
         backend: Name of a backend.
         folder: The bundle to write.
         force: Whether an existing bundle is replaced.
@@ -68,41 +74,12 @@ def compile(
     """
     place, chosen = Path(folder), available(backend)
     check_free(place, force=force)
-    if any(module.training for module in model.modules()):
-        raise UsageError(
-            "cannot compile a model in training mode", found="model.training is True", fix="eval()"
-        )
     clock = Clock(on_stage)
-    parts, known = split(model), facts(model)
-    with clock("capture"):
-        vision, any_images = capture_vision(parts.vision, _pixels(known))
-        image_tokens = int(_features(vision).shape[1])
-        rows = 1 if known.grid_of is None else 3
-    with clock("plan"):
-        steps = image_steps(
-            method, layers=known.layers, image_tokens=image_tokens, keep=keep, after=after,
-            positions=_positions(method, positions, rows), options=options,
-        )  # fmt: skip
-        policy = _policy(steps)
-    with clock("rewrite"):
-        if steps and steps[0].kind == "select_image_features":
-            _refuse_grid(rows, method)
-            vision, _ = select_image_features(vision, steps)
-            image_tokens, steps = int(_features(vision).shape[1]), ()
-        embedding = capture_embedding(parts.embedding)
-        dense = capture_language(
-            parts.language, channels=known.channels, image_tokens=image_tokens,
-            position_rows=rows, dtype=known.dtype,
-        )  # fmt: skip
-        dropped = _dropped(steps, known.layers, image_tokens)
-        manifest = _manifest(
-            model, processor_or_layout, known, dense, backend=chosen.name, method=method,
-            positions=policy, dropped=dropped, image_tokens=image_tokens, any_images=any_images,
-            name=name or type(model).__name__, preprocessing=preprocessing, template=template,
-        )  # fmt: skip
-        prefill, _ = prune_image_tokens(dense, steps) if steps else (dense, None)
-        decode = extend_cache(dense, manifest.first_layers, positions=policy)  # type: ignore[arg-type]
-    programs = dict(zip(ENGINES, (vision, embedding, prefill, decode), strict=True))
+    programs, manifest = rewrite(
+        model, processor_or_layout, method=method, keep=keep, after=after, positions=positions,
+        options=options, image_size=image_size, backend=chosen.name, name=name,
+        preprocessing=preprocessing, template=template, clock=clock,
+    )  # fmt: skip
     with written(place, force=force) as scratch:
         for part, program in programs.items():
             with clock(f"build {part}"):
@@ -116,9 +93,74 @@ def compile(
     return load(place)
 
 
-def _pixels(known: Facts) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, *known.pixels, generator=generator).to(known.dtype)
+def rewrite(
+    model: nn.Module,
+    processor_or_layout: Any = None,
+    *,
+    method: str,
+    keep: Sequence[float] | str | None = None,
+    after: Sequence[int] | None = None,
+    positions: str | None = None,
+    options: Mapping[str, Plain] | None = None,
+    image_size: ImageSize | None = None,
+    backend: str = "eager",
+    name: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    template: str | None = None,
+    clock: Clock | None = None,
+) -> tuple[dict[str, ExportedProgram], VlmManifest]:
+    """The programs of a bundle by name, and the manifest that binds them: `compile` unbuilt.
+
+    Raises:
+        PrunepassError: See `compile`.
+    """
+    clock = clock or Clock(None)
+    if any(module.training for module in model.modules()):
+        raise UsageError(
+            "cannot compile a model in training mode", found="model.training is True", fix="eval()"
+        )
+    pictures = pictures_of(model, image_size)
+    parts, known = split(model, pictures), facts(model, pictures)
+    with clock("capture"):
+        examples = pictures.examples(known.dtype)
+        vision, any_images = capture_vision(parts.vision, examples, alone=pictures.alone)
+        image_tokens = int(_features(vision).shape[1])
+    with clock("compare"):
+        example = example_of(model, pictures, known, image_tokens=image_tokens)
+        sees = what_tokens_see(model, pictures, example)
+        checked: Example | None = example
+        language = split(model, pictures, sees=sees).language
+        rows = 1 if known.grid_of is None else 3
+    with clock("plan"):
+        steps = image_steps(
+            method, layers=known.layers, image_tokens=image_tokens, keep=keep, after=after,
+            positions=_positions(method, positions, rows), options=options,
+        )  # fmt: skip
+        policy = _policy(steps)
+    with clock("rewrite"):
+        if steps and steps[0].kind == "select_image_features":
+            _refuse_grid(rows, method)
+            vision, _ = select_image_features(vision, steps)
+            checked = None  # the model itself has no such prompt
+            image_tokens, steps = int(_features(vision).shape[1]), ()
+        embedding = capture_embedding(parts.embedding)
+        dense = capture_language(
+            language, channels=known.channels, image_tokens=image_tokens,
+            position_rows=rows, dtype=known.dtype,
+        )  # fmt: skip
+        dropped = _dropped(steps, known.layers, image_tokens)
+        manifest = _manifest(
+            model, processor_or_layout, known, dense, backend=backend, method=method,
+            positions=policy, dropped=dropped, image_tokens=image_tokens, any_images=any_images,
+            name=name or type(model).__name__, preprocessing=preprocessing, template=template,
+            sees=sees,
+        )  # fmt: skip
+        prefill, _ = prune_image_tokens(dense, steps) if steps else (dense, None)
+        decode = extend_cache(dense, manifest.first_layers, positions=policy)  # type: ignore[arg-type]
+    if checked is not None:
+        with clock("compare"):
+            check_programs((vision, embedding, dense, decode), checked, manifest.first_layers)
+    return dict(zip(ENGINES, (vision, embedding, prefill, decode), strict=True)), manifest
 
 
 def _features(program: ExportedProgram) -> Tensor:
@@ -183,6 +225,7 @@ def _manifest(
     name: str,
     preprocessing: Mapping[str, Any] | None,
     template: str | None,
+    sees: Sees,
 ) -> VlmManifest:
     output = next(n for n in dense.graph.nodes if n.op == "output")
     logits, key = (node.meta["val"] for node in output.args[0][:2])
@@ -194,9 +237,7 @@ def _manifest(
             found=f"{given.image_tokens} image tokens, the model makes {image_tokens}",
             fix=f"Layout(image_tokens={image_tokens}, ...)",
         )
-    from prunepass.vlm.processor import described
-
-    told = described(processor, known.pixels) if processor is not None else {}
+    told = described(processor, known.pixels, known.image_token) if processor is not None else {}
     return VlmManifest(
         backend=backend,
         model=name,
@@ -217,14 +258,12 @@ def _manifest(
         preprocessing=preprocessing or told.get("preprocessing"),
         template=template or told.get("template"),
         image_mark=told.get("image_mark"),
+        sees=sees,
     )
 
 
 def _write_tokenizer(processor: Any, folder: Path) -> None:
-    tokenizer = getattr(processor, "tokenizer", processor)
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is None and hasattr(tokenizer, "encode_batch"):
-        fast = tokenizer
+    fast = fast_tokenizer(processor)
     if fast is not None:
         write_text(folder / TOKENIZER, fast.to_str())
 

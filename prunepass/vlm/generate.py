@@ -141,7 +141,7 @@ class VlmBundle:
 
     def stream(
         self, images: object, prompt: str, *, max_new_tokens: int = 64, temperature: float = 0.0,
-        seed: int = 0,
+        top_k: int | None = None, top_p: float | None = None, seed: int = 0,
     ) -> Iterator[str]:  # fmt: skip
         """The answer to one prompt in pieces of text, as they come."""
         if self.text is None:
@@ -151,16 +151,19 @@ class VlmBundle:
         talk = self.begin([self.pixels(images)], [prompt], room=max_new_tokens)
         tokens: list[int] = []
         said = ""
-        sampling = Sampling(temperature=temperature, seed=seed)
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         for (token,) in self.tokens(talk, max_new_tokens, sampling):
             if token in self.manifest.stop:
-                return
+                break
             tokens.append(token)
             text = self.text.text(tokens)
             # A character may take several tokens; half of one decodes to a replacement mark.
             if text.startswith(said) and not text.endswith("\ufffd"):
                 yield text[len(said) :]
                 said = text
+        whole = self.text.text(tokens)
+        if len(whole) > len(said):
+            yield whole[len(said) :]
 
     def begin(
         self,
@@ -242,7 +245,7 @@ class VlmBundle:
         if images is None:
             return None
         if isinstance(images, Tensor):
-            found = images if images.dim() == 4 else images[None]
+            found = images if images.dim() > len(self.manifest.pixels) else images[None]
             if tuple(found.shape[1:]) != tuple(self.manifest.pixels):
                 raise UsageError(
                     "pixels of another size than the model takes",
@@ -301,7 +304,17 @@ class VlmBundle:
         return Conversation(cache, found[0][:, -1], kept)
 
     def _begin_text(self, batch: Prompts, embeds: Tensor, room: int) -> Conversation:
-        """Text alone goes through the decoder: there is nothing to prune."""
+        """Text alone goes through the decoder: there is nothing to prune.
+
+        Raises:
+            UsageError: The model reads prompts in both directions, which its decoder does not.
+        """
+        if self.manifest.sees == "prompt":
+            raise UsageError(
+                "this model answers to prompts with a picture only",
+                found="a prompt of text alone, which it would read in both directions",
+                fix="give a picture",
+            )
         firsts = self.manifest.first_layers
         heads, width = self.manifest.cache
         size = len(batch.input_ids)

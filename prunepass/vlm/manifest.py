@@ -40,10 +40,12 @@ class VlmManifest:
         padding: Number of the token that fills up shorter prompts.
         stop: Numbers of the tokens that end an answer.
         context: Most tokens of prompt and answer together.
-        pixels: [3, H, W] of an image.
+        pixels: [3, H, W] of an image, or [tiles, 3, H, W] where it comes as tiles.
         preprocessing: How a picture becomes an input, or None.
         template: A prompt with `{image}` for images and `{prompt}` for what is asked, or None.
         image_mark: Text of the token that stands for an image, or None.
+        sees: What a token of a prompt attends to: `causal`, what stands before it; `image`, all of
+            its own image besides; `prompt`, the whole prompt.
     """
 
     backend: str
@@ -61,10 +63,11 @@ class VlmManifest:
     padding: int
     stop: tuple[int, ...]
     context: int
-    pixels: tuple[int, int, int]
+    pixels: tuple[int, ...]
     preprocessing: Mapping[str, Any] | None = None
     template: str | None = None
     image_mark: str | None = None
+    sees: str = "causal"
 
     @property
     def layout(self) -> Layout:
@@ -184,9 +187,10 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "padding": _count,
         "stop": lambda value: isinstance(value, list) and all(map(_count, value)),
         "context": lambda value: _count(value, 1),
-        "pixels": _counts(3, 1),
+        "pixels": lambda value: any(_counts(length, 1)(value) for length in (3, 4)),
         "preprocessing": _or_none(lambda value: isinstance(value, dict)),
         "template": _or_none(lambda value: isinstance(value, str) and "{prompt}" in value),
         "image_mark": _or_none(_text),
+        "sees": lambda value: value in ("causal", "image", "prompt"),
     }
 )

@@ -67,7 +67,9 @@ def capture_embedding(embedding: nn.Module) -> ExportedProgram:
     return _capture(_Embedding(embedding), (numbers,), (along,), "embedding")
 
 
-def capture_vision(vision: nn.Module, pixels: Tensor) -> tuple[ExportedProgram, bool]:
+def capture_vision(
+    vision: nn.Module, pixels: Tensor, *, alone: bool = False
+) -> tuple[ExportedProgram, bool]:
     """Pixels [I, 3, H, W] to image tokens [I, N, C], and whether it takes any number of images.
 
     Some models hand out their features as a list of images, which fixes their number: those
@@ -76,7 +78,10 @@ def capture_vision(vision: nn.Module, pixels: Tensor) -> tuple[ExportedProgram, 
     Args:
         vision: A `Vision`.
         pixels: [2, 3, H, W], example images.
+        alone: Whether to capture it for one image from the start.
     """
+    if alone:
+        return _capture(vision, (pixels[:1],), None, "vision encoder"), False
     try:
         shapes = ({0: Dim("images", min=1)},)
         return _capture(vision, (pixels,), shapes, "vision encoder"), True

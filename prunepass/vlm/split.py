@@ -7,12 +7,17 @@ class is patched and no model is named here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from prunepass.errors import UnsupportedGraph
+from prunepass.vlm.patches import Pictures, pictures_of
+
+Sees = Literal["causal", "image", "prompt"]
+"""What a token of a prompt attends to: what stands before it; and all of its own image; or the
+whole prompt."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +36,76 @@ class Parts:
 
 
 class Vision(nn.Module):
-    """Images to image tokens [I, N, C], projector included; I images of N tokens each."""
+    """Images to image tokens [I, N, C], projector included; I images of N tokens each.
 
-    def __init__(self, model: nn.Module) -> None:
+    Where the model adds more of an image behind its first layers (DeepStack), that follows along
+    the channels: [I, N, C + L C].
+    """
+
+    def __init__(self, model: nn.Module, pictures: Pictures) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.pictures = model, pictures
+        self.numbers = dict(pictures.known or {})
+        for name in [n for n, number in self.numbers.items() if isinstance(number, Tensor)]:
+            self.register_buffer(f"known_{name}", self.numbers.pop(name), persistent=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """[I, N, C] of pixels [I, 3, H, W]."""
-        found: Any = self.model.get_image_features(pixel_values=pixel_values)  # type: ignore[operator]
-        features = getattr(found, "pooler_output", found)
-        if isinstance(features, (tuple, list)):
-            features = torch.stack(tuple(features))
-        assert isinstance(features, Tensor)
+        """[I, N, C] of pixels [I, 3, H, W], or of tiles [I, tiles, 3, H, W]."""
+        model: Any = self.model
+        if self.pictures.leaves_out:
+            features = model.connector(model.vision_model(pixel_values).last_hidden_state)
+        else:
+            known = {n.removeprefix("known_"): x for n, x in self.named_buffers(recurse=False)}
+            given = {**self.pictures.inputs(pixel_values), **known, **self.numbers}
+            found = model.get_image_features(**given)
+            features = _as_tensor(getattr(found, "pooler_output", found))
+            deeper = getattr(found, "deepstack_features", None) or ()
+            features = torch.cat([features, *map(_as_tensor, deeper)], dim=-1)
         return features.reshape(pixel_values.shape[0], -1, features.shape[-1])
+
+
+class Embedding(nn.Module):
+    """Token numbers [B, T] to embeddings [B, T, C + L C], zeros where images have more.
+
+    Args:
+        table: The model's own embedding.
+        image_token: A number that it may lack; what stands there is replaced anyway.
+        deeper: L, see `Vision`.
+    """
+
+    def __init__(self, table: nn.Module, image_token: int, deeper: int = 0) -> None:
+        super().__init__()
+        self.table, self.deeper = table, deeper
+        rows = int(getattr(table, "num_embeddings", image_token + 1))
+        self.lacking = image_token if image_token >= rows else None
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        if self.lacking is not None:
+            input_ids = input_ids.masked_fill(input_ids == self.lacking, 0)
+        found = self.table(input_ids)
+        assert isinstance(found, Tensor)
+        return nn.functional.pad(found, (0, self.deeper * found.shape[2])) if self.deeper else found
 
 
 class LanguageModel(nn.Module):
     """Prefill: a prompt as embeddings to the logits of its last token and all keys and values.
 
     Prompts of a batch are padded on the left. The inputs that tell of images are for passes; the
-    program as captured does not read them.
+    program as captured does not read them, unless the tokens of an image see each other.
+
+    Args:
+        model: The decoder.
+        head: Hidden states to logits.
+        sees: What a token of a prompt attends to.
+        deeper: L, see `Vision`.
     """
 
-    def __init__(self, model: nn.Module, head: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, head: nn.Module, *, sees: Sees = "causal", deeper: int = 0
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.head = head
+        self.model, self.head = model, head
+        self.sees, self.deeper = sees, deeper
 
     def forward(
         self,
@@ -81,19 +129,53 @@ class LanguageModel(nn.Module):
         length = inputs_embeds.shape[1]
         square = torch.ones(length, length, dtype=torch.bool, device=inputs_embeds.device)
         itself = torch.eye(length, dtype=torch.bool, device=inputs_embeds.device)
+        seen = square if self.sees == "prompt" else square.tril()
+        if self.sees == "image":
+            number = _image_numbers(attention_mask, image_positions)
+            same = number[:, None, :, None] == number[:, None, None, :]
+            seen = seen | (same & (number > 0)[:, None, :, None])
         # Padding sees itself: a row that sees nothing would come out as NaN.
-        mask = (square.tril() & attention_mask[:, None, None, :].to(torch.bool)) | itself
+        mask = (seen & attention_mask[:, None, None, :].to(torch.bool)) | itself
         cache = _Recorder()
+        more: dict[str, Any] = {}
+        if self.deeper:
+            first, *rest = inputs_embeds.chunk(1 + self.deeper, dim=2)
+            inputs_embeds = first
+            more = {"visual_pos_masks": _Everywhere(), "deepstack_visual_embeds": rest}
         found = self.model(
             inputs_embeds=inputs_embeds,
             attention_mask=mask,
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
+            **more,
         )
         logits = self.head(found.last_hidden_state[:, -1:])
         layers = [cache.layers[i] for i in sorted(cache.layers)]
         return (logits, *(x for layer in layers for x in layer))
+
+
+def _image_numbers(valid: Tensor, image_positions: Tensor) -> Tensor:
+    """[B, T]: which image of its prompt a token is of, from 1, and 0 for text."""
+    number = torch.arange(1, image_positions.shape[1] + 1, device=valid.device)
+    number = number[None, :, None].expand_as(image_positions)
+    places = image_positions.reshape(image_positions.shape[0], -1)
+    return torch.zeros_like(valid).scatter(1, places, number.reshape(places.shape))
+
+
+def _as_tensor(features: Any) -> Tensor:
+    """Features of images, which some models hand out as a list of images."""
+    if isinstance(features, (tuple, list)):
+        features = torch.stack(tuple(features))
+    assert isinstance(features, Tensor)
+    return features
+
+
+class _Everywhere:
+    """Stands where a mask of image tokens would: what is added there is added to all tokens."""
+
+    def to(self, *_: Any) -> slice:
+        return slice(None)
 
 
 class _Recorder:
@@ -114,8 +196,13 @@ class _Recorder:
         return 0
 
 
-def split(model: nn.Module) -> Parts:
+def split(model: nn.Module, pictures: Pictures | None = None, *, sees: Sees = "causal") -> Parts:
     """The parts of an image-text model of transformers, weights shared with it.
+
+    Args:
+        model: The model.
+        pictures: What it is compiled for, None for what its config says.
+        sees: What a token of a prompt attends to.
 
     Raises:
         UnsupportedGraph: The model lacks one of the parts.
@@ -137,8 +224,30 @@ def split(model: nn.Module) -> Parts:
         )
     assert isinstance(language, nn.Module)
     assert isinstance(head, nn.Module)
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
-    return Parts(Vision(inner), embedding, LanguageModel(language, head))
+    table = model.get_input_embeddings()  # type: ignore[operator]
+    deeper = _deeper(model)
+    return Parts(
+        Vision(inner, pictures or pictures_of(model)),
+        Embedding(table, _image_token(model), deeper),
+        LanguageModel(language, head, sees=sees, deeper=deeper),
+    )
+
+
+def _deeper(model: nn.Module) -> int:
+    """How many layers add something of an image behind them."""
+    vision = getattr(model.config, "vision_config", None)
+    return len(getattr(vision, "deepstack_visual_indexes", None) or ())
+
+
+def _image_token(model: nn.Module) -> int:
+    token = _first(model.config, "image_token_id", "image_token_index")
+    if token is None:
+        raise UnsupportedGraph(
+            f"the config of {type(model).__name__} lacks what a bundle needs",
+            found="no image_token_id",
+            fix="a model that has a token for images",
+        )
+    return int(token)
 
 
 @dataclass(frozen=True)
@@ -148,18 +257,19 @@ class Facts:
     Attributes:
         layers: Decoder layers.
         channels: C of the embeddings.
-        pixels: [3, H, W] of an image.
+        pixels: [3, H, W] of an image, or [tiles, 3, H, W].
         image_token: Number of the token that stands for image tokens.
         padding: Number of the token that fills up prompts.
         stop: Numbers of the tokens that end an answer.
-        context: Most tokens of prompt and answer.
+        context: Most tokens of prompt and answer. Where layers attend to a window only, its width:
+            within it they attend to all.
         grid_of: (rows, columns) of an image's tokens where positions are of time, row and column.
         dtype: Of the weights.
     """
 
     layers: int
     channels: int
-    pixels: tuple[int, int, int]
+    pixels: tuple[int, ...]
     image_token: int
     padding: int
     stop: tuple[int, ...]
@@ -168,38 +278,44 @@ class Facts:
     dtype: torch.dtype
 
 
-def facts(model: nn.Module) -> Facts:
+def facts(model: nn.Module, pictures: Pictures | None = None) -> Facts:
     """What the config of an image-text model says.
+
+    Args:
+        model: The model.
+        pictures: What it is compiled for, None for what its config says.
 
     Raises:
         UnsupportedGraph: It does not name its image token or the size of its pictures.
     """
     config: Any = model.config
-    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
-    token = _first(config, "image_token_id", "image_token_index")
-    size = _first(vision, "image_size")
-    if token is None or size is None:
-        raise UnsupportedGraph(
-            f"the config of {type(model).__name__} lacks what a bundle needs",
-            found="no " + ("image_token_id" if token is None else "vision_config.image_size"),
-            fix="a model whose pictures have one size",
-        )
-    height, width = (size, size) if isinstance(size, int) else size
+    text = config.get_text_config()
+    pictures = pictures or pictures_of(model)
     generation: Any = getattr(model, "generation_config", None)
     stop = _first(generation, "eos_token_id") or _first(text, "eos_token_id")
     stops = stop if isinstance(stop, (list, tuple)) else [stop] if stop is not None else []
     padding = _first(text, "pad_token_id")
     return Facts(
         layers=int(text.num_hidden_layers),
-        channels=int(text.hidden_size),
-        pixels=(3, int(height), int(width)),
-        image_token=int(token),
+        channels=int(text.hidden_size) * (1 + _deeper(model)),
+        pixels=pictures.pixels,
+        image_token=_image_token(model),
         padding=0 if padding is None else int(padding),
         stop=tuple(int(s) for s in stops),
-        context=int(_first(text, "max_position_embeddings") or 1 << 20),
-        grid_of=None,
+        context=_context(text),
+        grid_of=pictures.grid,
         dtype=next(model.parameters()).dtype,
     )
+
+
+def _context(text: Any) -> int:
+    most = int(_first(text, "max_position_embeddings") or 1 << 20)
+    kinds = {*(getattr(text, "layer_types", None) or ())}
+    for kind, name in (("sliding", "sliding_window"), ("chunked", "attention_chunk_size")):
+        width = getattr(text, name, None)
+        if width and (not kinds or any(kind in one for one in kinds)):
+            most = min(most, int(width))
+    return most
 
 
 def _first(config: Any, *names: str) -> Any:

@@ -1,0 +1,121 @@
+"""What the command line does with vision-language models."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prunepass.bundle import check_free
+from prunepass.errors import UsageError
+from prunepass.sources.vision_language import load_vision_language
+from prunepass.vlm.compile import compile as compile_model
+from prunepass.vlm.generate import load
+from prunepass.vlm.manifest import VlmManifest
+
+Say = Callable[..., None]
+ONLY_PICTURES = ("flops", "action", "at", "images", "plan")
+"""Options of `compile` that make sense for models of pictures alone."""
+ONLY_TEXT = ("keep", "after", "positions", "image_size")
+"""Options of `compile` that make sense for vision-language models alone."""
+
+
+def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
+    """Compiles a vision-language model into a bundle."""
+    given = [name for name in ONLY_PICTURES if getattr(words, name) is not None]
+    if given:
+        raise UsageError(
+            f"{words.model} is a vision-language model",
+            found=", ".join(f"--{name}" for name in given),
+            fix="--method, --keep, --after and --positions say what is pruned",
+        )
+    if words.batch != "dynamic":
+        raise UsageError(
+            "a vision-language bundle takes any batch",
+            found=f"--batch {words.batch}",
+            fix="leave it out",
+        )
+    check_free(Path(words.output), force=words.force)
+    say("loading", stage=True)
+    loaded = load_vision_language(words.model, weights=words.weights)
+    bundle = compile_model(
+        loaded.module, loaded.processor, method=words.method or "transprune",
+        keep=shares(words.keep), after=words.after, positions=words.positions,
+        image_size=words.image_size, backend=words.backend, folder=words.output,
+        force=words.force, name=words.model, preprocessing=loaded.preprocessing,
+        template=loaded.template, on_stage=lambda stage: say(stage, stage=True),
+    )  # fmt: skip
+    manifest = bundle.manifest
+    if words.json:
+        return told(manifest)
+    say(f"model             {manifest.model}")
+    say(f"method            {manifest.method}, positions {manifest.positions}")
+    left = [manifest.image_tokens - dropped for dropped in manifest.dropped]
+    say(f"image tokens      {_runs(left)}")
+    say(f"cache of images   {sum(left) / (len(left) * manifest.image_tokens):.3f} of the dense one")
+    say(f"bundle            {words.output}")
+    return {}
+
+
+def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
+    """Answers one prompt with a bundle."""
+    bundle = load(words.bundle, threads=words.threads)
+    if bundle.text is None:
+        raise UsageError(
+            f"{words.bundle} has no tokenizer",
+            found="no tokenizer.json",
+            fix="compile a model whose folder has its tokenizer",
+        )
+    options: dict[str, Any] = {"max_new_tokens": words.max_new_tokens, "seed": words.seed}
+    options |= {"temperature": words.temperature}
+    if words.json:
+        answer = bundle.generate(
+            words.image, words.prompt, top_k=words.top_k, top_p=words.top_p, **options
+        )
+        return {"text": answer.text, "tokens": answer.tokens, "kept": [len(k) for k in answer.kept]}
+    for piece in bundle.stream(
+        words.image, words.prompt, top_k=words.top_k, top_p=words.top_p, **options
+    ):
+        print(piece, end="", file=sys.stdout, flush=True)
+    print(file=sys.stdout)
+    return {}
+
+
+def shares(text: str | None) -> tuple[float, ...] | str | None:
+    """`--keep` as shares, or the name of a plan.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text is None or text.isalpha():
+        return text
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"--keep {text!r} is no list of shares", found=text, fix="--keep 0.875,0.625,0.125"
+        ) from error
+
+
+def told(manifest: VlmManifest) -> dict[str, Any]:
+    """What a program wants to know of a bundle."""
+    return {
+        "model": manifest.model,
+        "method": manifest.method,
+        "positions": manifest.positions,
+        "image_tokens": [manifest.image_tokens - dropped for dropped in manifest.dropped],
+        "backend": manifest.backend,
+    }
+
+
+def _runs(numbers: list[int]) -> str:
+    """Numbers with how often each follows itself: `576 x 7, 504 x 2`."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][0] == number:
+            found[-1] = (number, found[-1][1] + 1)
+        else:
+            found.append((number, 1))
+    return ", ".join(f"{number} x {times} layers" for number, times in found)
