@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from prunepass.analyse.sequence import hoist
 from prunepass.analyse.sites import label_sites
 from prunepass.errors import CaptureError
+from prunepass.graph import meta
+from prunepass.vlm.writes import fold_convolutions, fold_writes
 
 LONGEST = 1 << 20
 """Tokens of the longest prompt."""
@@ -57,7 +60,7 @@ def capture_language(
         {0: batch, 1: images, 2: image} if any_image_tokens else {0: batch, 1: images},
         {0: batch, 1: asking}, {0: batch, 1: asking},
     )  # fmt: skip
-    return _capture(language, inputs, shapes, "language model")
+    return _capture(language, inputs, shapes, "language model", followed=True)
 
 
 def capture_embedding(embedding: nn.Module) -> ExportedProgram:
@@ -81,7 +84,9 @@ def capture_vision(
         alone: Whether to capture it for one image from the start.
     """
     if alone:
-        return _capture(vision, (pixels[:1],), None, "vision encoder"), False
+        program = _capture(vision, (pixels[:1],), None, "vision encoder")
+        fold_convolutions(program)
+        return program, False
     try:
         shapes = ({0: Dim("images", min=1)},)
         return _capture(vision, (pixels,), shapes, "vision encoder"), True
@@ -103,8 +108,9 @@ class _Embedding(nn.Module):
 
 
 def _capture(
-    module: nn.Module, inputs: tuple[Tensor, ...], shapes: Any, what: str
+    module: nn.Module, inputs: tuple[Tensor, ...], shapes: Any, what: str, *, followed: bool = False
 ) -> ExportedProgram:
+    """A labelled program; `followed` where passes follow values through all of it."""
     try:
         with torch.no_grad():
             program = torch.export.export(
@@ -117,4 +123,13 @@ def _capture(
             found=f"{type(error).__name__}: {first[:300]}",
             fix="check that it exports by itself",
         ) from error
-    return label_sites(program)
+    if not followed:
+        return label_sites(program)
+    fold_writes(program, what)
+    program = label_sites(program)
+    for label, node in meta.labelled(program.graph).items():
+        if label.endswith("].output:output"):
+            # What enters a layer besides the one before stands in front of it.
+            hoist(program.graph, node)
+    program.graph_module.recompile()
+    return program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from prunepass import vlm
 from prunepass.errors import PlanError, UnsupportedGraph, UsageError
 from prunepass.vlm.compile import rewrite
 from prunepass.vlm.patches import flat_patches, pictures_of
+from prunepass.vlm.processor import described
 from prunepass.vlm.split import facts, split
 from prunepass.vlm.verify import difference, example_of, runner, what_tokens_see
 from tests.vlm import tiny_vlms
@@ -99,7 +101,13 @@ def test_answers_are_those_of_transformers(name: str) -> None:
         assert found == told(model, family, bundle, tokens, pixels, 10)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("paligemma", "qwen3-vl") else pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
 def test_layers_see_what_was_kept(name: str) -> None:
     """Tokens that are gone are as good as hidden from the layers behind."""
     model, family, bundle = rewritten(
@@ -142,6 +150,14 @@ def test_a_model_of_any_size_is_told_one() -> None:
     assert pictures_of(model, 32).grid == (4, 4)
     with pytest.raises(UsageError, match="takes pictures of 32 x 32"):
         pictures_of(tiny_vlms.llava(), 64)
+
+
+def test_a_processor_of_any_size_resizes_to_the_one_of_the_bundle() -> None:
+    transformers = pytest.importorskip("transformers")
+    processor = SimpleNamespace(image_processor=transformers.Qwen2VLImageProcessor())
+    found = described(processor, (3, 56, 84), 3)["preprocessing"]
+    assert (found["height"], found["width"], found["fit"]) == (56, 84, "squash")
+    assert "preprocessing" not in described(processor, (5, 3, 32, 32), 3)
 
 
 def test_compact_positions_are_refused_with_rows_and_columns() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LAYERS = 5
+LAYERS = 4
 IMAGE = 3
 """Number of the image token."""
 VOCABULARY = 48
