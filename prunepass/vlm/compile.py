@@ -19,6 +19,7 @@ from prunepass.passes.prune_image_tokens import prune_image_tokens
 from prunepass.passes.select_image_features import select_image_features
 from prunepass.plan import Plain, Step
 from prunepass.planners.image_methods import NONE, image_method, image_steps
+from prunepass.vlm.cost import check_pays
 from prunepass.vlm.generate import VlmBundle, load
 from prunepass.vlm.layout import Layout
 from prunepass.vlm.manifest import ENGINES, VlmManifest
@@ -156,6 +157,8 @@ def rewrite(
             sees=sees,
         )  # fmt: skip
         prefill, _ = prune_image_tokens(dense, steps) if steps else (dense, None)
+        if prefill is not dense:
+            check_pays(dense, prefill, image_tokens=image_tokens)
         decode = extend_cache(dense, manifest.first_layers, positions=policy)  # type: ignore[arg-type]
     if checked is not None:
         with clock("compare"):

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from prunepass.errors import PlanError, UnsupportedGraph
-from prunepass.graph import meta
 from prunepass.passes.extend_cache import extend_cache
 from prunepass.passes.prune_image_tokens import prune_image_tokens
 from prunepass.plan import Plain, Step
 from prunepass.vlm import prefill_macs
+from prunepass.vlm.cost import check_pays, prompt_macs
 from prunepass.vlm.programs import capture_language
 from prunepass.vlm.split import split
 from tests.reference.language import prefill
@@ -106,36 +106,27 @@ def test_random_keeps_the_same_of_every_prompt(dense: ExportedProgram) -> None:
 
 
 def test_attention_stays_fused_and_the_cost_is_what_was_reckoned(dense: ExportedProgram) -> None:
-    from prunepass.analyse.flops import macs
-
     rule = "transition-and-instruction"
     program, _ = prune_image_tokens(dense, steps(rule, accumulate=[1, 2, 4]))
     fused = torch.ops.aten.scaled_dot_product_attention.default
     assert len(program.graph.find_nodes(op="call_function", target=fused)) == LAYERS
-    symbols = {}
-    for node, sizes in zip(
-        [n for n in program.graph.find_nodes(op="placeholder") if n.name in _INPUTS],
-        _INPUTS.values(),
-        strict=True,
-    ):
-        for have, size in zip(meta.shape(node) or (), sizes, strict=True):
-            if isinstance(have, torch.SymInt):
-                symbols[have.node.expr.name] = size
-    counted = macs(program, sizes=symbols)
+    counted = prompt_macs(program, image_tokens=16, text_tokens=14)
     known = {
-        "hidden": 32, "intermediate": 56, "layers": LAYERS, "image_tokens": 16, "text_tokens": 15,
+        "hidden": 32, "intermediate": 56, "layers": LAYERS, "image_tokens": 16, "text_tokens": 14,
         "kv_hidden": 16, "vocabulary": VOCABULARY, "prune_after": tuple(CUTS),
         "keep": tuple(k / 16 for k in CUTS.values()),
     }  # fmt: skip
-    reckoned = prefill_macs(**known, rows=11)  # type: ignore[arg-type]
+    reckoned = prefill_macs(**known, rows=7)  # type: ignore[arg-type]
     unscored = prefill_macs(**known, rows=0)  # type: ignore[arg-type]
     assert unscored < counted <= reckoned
 
 
-_INPUTS = {
-    "inputs_embeds": (1, TOKENS, 32), "attention_mask": (1, TOKENS), "position_ids": (1, TOKENS),
-    "image_positions": (1, 1, 16), "asking_positions": (1, 11), "asking_votes": (1, 11),
-}  # fmt: skip
+def test_a_plan_that_cannot_pay_is_refused(dense: ExportedProgram) -> None:
+    program, _ = prune_image_tokens(dense, steps("instruction", cuts={4: 15}))
+    with pytest.raises(PlanError, match="cannot pay"):
+        check_pays(dense, program, image_tokens=16)
+    program, _ = prune_image_tokens(dense, steps("instruction", cuts={1: 2}))
+    assert check_pays(dense, program, image_tokens=16) < 0.9
 
 
 def test_the_published_counts(llava: Any) -> None:
