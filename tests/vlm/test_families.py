@@ -103,10 +103,7 @@ def test_answers_are_those_of_transformers(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in ("paligemma", "qwen3-vl") else pytest.mark.slow)
-        for name in FAMILIES
-    ],
+    [pytest.param(name, marks=() if name == "qwen3-vl" else pytest.mark.slow) for name in FAMILIES],
 )
 def test_layers_see_what_was_kept(name: str) -> None:
     """Tokens that are gone are as good as hidden from the layers behind."""
