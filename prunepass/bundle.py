@@ -162,6 +162,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise ModelError(
             f"cannot read {path}", found=str(error)[:200], fix="compile again"
         ) from error
+    if isinstance(data, dict) and "kind" in data:
+        raise ModelError(
+            f"{folder} is no bundle of a model of pictures alone",
+            found=f"kind {data['kind']!r}"[:80],
+            fix=f"prunepass generate {folder} --prompt TEXT",
+        )
     if not isinstance(data, dict) or set(data) != _KEYS:
         raise ModelError(f"{path} is damaged", found="wrong keys", fix="compile again")
     schema = data.pop("schema")

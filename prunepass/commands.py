@@ -121,15 +121,14 @@ def methods(words: Namespace, *, say: Say) -> dict[str, Any]:
         star = " (default)" if m.name == DEFAULT else ""
         say(f"{m.name:<20} {m.summary}{star}")
         say(f"{'':<20} {m.action}s tokens by rule {m.rule}; {m.source}")
+    say(f"{DOWNSAMPLE:<20} the model at a smaller picture, a baseline; needs a model that can be")
+    say(f"{'':<20} built at another input size")
     say("")
     say("of vision-language models:")
     for v in IMAGE_METHODS.values():
         star = " (default)" if v.name == "transprune" else ""
         say(f"{v.name:<20} {v.summary}{star}")
         say(f"{'':<20} {v.source}")
-    say("")
-    say(f"{DOWNSAMPLE:<20} the model at a smaller picture, a baseline; needs a model that can be")
-    say(f"{'':<20} built at another input size")
     return data
 
 

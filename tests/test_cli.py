@@ -12,6 +12,7 @@ import pytest
 from prunepass.models.pictures import write_folder
 
 from prunepass.__main__ import main
+from prunepass.planners.image_methods import IMAGE_METHODS
 from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, METHODS
 from prunepass.rules.table import RULES
 
@@ -150,10 +151,12 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("methods") == 0
     text = capsys.readouterr().out
     assert all(name in text for name in [*METHODS, DOWNSAMPLE])
-    assert text.count("(default)") == 1
+    assert all(name in text for name in IMAGE_METHODS)
+    assert text.count("(default)") == 2  # one for pictures, one for pictures and text
     assert run("methods", "--json") == 0
     data = one_object(capsys.readouterr().out)
     assert [m["name"] for m in data["methods"]] == list(METHODS)
+    assert [m["name"] for m in data["image_methods"]] == list(IMAGE_METHODS)
     assert {r["name"] for r in data["rules"]} == set(RULES)
 
 

@@ -22,7 +22,7 @@ from prunepass.graph import meta
 from prunepass.graph.arguments import changed_arguments
 from prunepass.graph.edit import open_module, seal_with
 from prunepass.graph.splice import insert_call
-from prunepass.passes.prune_image_tokens import PROMPT
+from prunepass.passes.bind_image_steps import PROMPT
 from prunepass.passes.sequence_stages import Positions
 from prunepass.rules.cached_attention import cached_attention
 

@@ -7,10 +7,7 @@ and values that the program returns are then shorter in later layers.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,11 +18,18 @@ from torch.fx import GraphModule, Node
 from prunepass.analyse.sequence import Sequence as TokenSequence
 from prunepass.analyse.sequence import behind, between, branch_ends, hoist, ungrouped
 from prunepass.analyse.sites import labelled
-from prunepass.errors import PlanError, nearest
+from prunepass.errors import PlanError
 from prunepass.graph.edit import dynamic_shapes, loosen, open_module, seal_with
 from prunepass.graph.simplify import fold_duplicates
 from prunepass.graph.splice import insert_call
-from prunepass.passes.sequence_stages import POSITIONS, Lift, Stage
+from prunepass.passes.bind_image_steps import (
+    OPTIONS,
+    PROMPT,
+    ImageCut,
+    bind_image_steps,
+    shared_options,
+)
+from prunepass.passes.sequence_stages import Lift, Stage
 from prunepass.plan import Step
 from prunepass.records import PassRecord
 from prunepass.rules.image_table import choose_image_tokens, image_rule
@@ -33,28 +37,6 @@ from prunepass.rules.image_tokens import at_positions, text_raters, without_othe
 from prunepass.rules.instruction_attention import instruction_attention
 from prunepass.rules.merge import gather_tokens
 from prunepass.rules.transition import transition_variation
-
-PROMPT = ("inputs_embeds", "position_ids", "image_positions", "asking_positions", "asking_votes")
-"""Inputs that the program must have: embeddings [B, T, C], positions [B, T] or [3, B, T], where
-image tokens stand [B, I, N], which text tokens may score [B, R] and how much each counts [B, R]."""
-
-OPTIONS: Mapping[str, Any] = {
-    "positions": "keep_original",  # or "compact"
-    "accumulate": [],  # layers from 1 whose transitions count, for rules that read transitions
-    "absolute": True,  # 1 - |cos| as in the paper; False: 1 - cos as in its published code
-    "layer": "next",  # whose queries and keys tell what text looks at: "next" or "own"
-    "raters": False,  # whether only text that is like the image counts (SparseVLM)
-}
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A step bound to the graph: behind layer `layer` (from 1), whose output is `node`."""
-
-    step: Step
-    layer: int
-    node: Node
-    keep: int | tuple[int, int]
 
 
 def prune_image_tokens(
@@ -96,8 +78,8 @@ class _Pruner:
         hoist(self.graph, self.stream)
         fold_duplicates(self.graph)
         self.table = labelled(self.graph)
-        self.cuts = self._bind(steps)
-        self.options = {**OPTIONS, **_shared_options(steps)}
+        self.cuts = bind_image_steps(self.table, steps)
+        self.options = {**OPTIONS, **shared_options(steps)}
         root = Stage(self.stream)
         self.stages = [root]
         placed = behind(self.graph, place) - behind(self.graph, self.stream)
@@ -139,34 +121,6 @@ class _Pruner:
         # What belongs to an earlier stage alone is not behind a cut and is never visited.
         node.args, node.kwargs = self.lift.arguments(node, stage, {}, node)
         self.lift.stage_of[node] = stage
-
-    # Steps
-
-    def _bind(self, steps: Sequence[Step]) -> list[_Cut]:
-        bound = []
-        blocks = sum(label.startswith("block[") and ".output:" in label for label in self.table)
-        for step in steps:
-            image_rule(step.rule)
-            _check_options(step)
-            node = self.table.get(f"{step.site}:output")
-            if node is None or not step.site.endswith("].output"):
-                known = [f"block[{i}].output" for i in range(blocks - 1)]
-                raise PlanError(
-                    f"image tokens cannot go at {step.site!r}",
-                    found=f"{blocks} layers",
-                    fix=f"one of {', '.join(nearest(step.site, known).split(', ')[:5])}",
-                )
-            layer = layer_of(step)
-            if layer >= blocks:
-                raise PlanError(
-                    f"no layer is left behind {step.site}",
-                    found=f"layer {layer} of {blocks}",
-                    fix=f"layers 1 to {blocks - 1}",
-                )
-            bound.append(_Cut(step, layer, node, share_of(step.keep)))
-        bound.sort(key=lambda cut: cut.layer)
-        _check_order(bound)
-        return [cut for cut in bound if not _keeps_all(cut.step)]
 
     def _taps(self) -> list[tuple[Node, Node, Node]]:
         """(addition, what enters the module, what leaves it), for each module that is read."""
@@ -219,7 +173,7 @@ class _Pruner:
             before=first, label="text_raters",
         )  # fmt: skip
 
-    def _cut(self, cut: _Cut) -> None:
+    def _cut(self, cut: ImageCut) -> None:
         """Inserts scores, choice and the shorter sequence right behind a layer."""
         at, label = cut.node.next, f"{cut.step.site}:reduce"
         hidden = cut.node
@@ -256,7 +210,7 @@ class _Pruner:
 
     # What scores are made of
 
-    def _role(self, name: str, cut: _Cut, at: Node) -> Node:
+    def _role(self, name: str, cut: ImageCut, at: Node) -> Node:
         if name == "transition":
             assert self.transition is not None
             return self.transition
@@ -267,7 +221,7 @@ class _Pruner:
             )  # fmt: skip
         return self._instruction(cut, at)
 
-    def _instruction(self, cut: _Cut, at: Node) -> Node:
+    def _instruction(self, cut: ImageCut, at: Node) -> Node:
         """[B, I N]: attention that the asking rows pay to the image tokens."""
         label, here = f"{cut.step.site}:reduce.score", self.stages[-1]
         asked = cut.step.options.get("layer", OPTIONS["layer"])
@@ -369,67 +323,3 @@ def paid_to_image(
 
 def _item(values: Any, index: int) -> Any:
     return values[index]
-
-
-def layer_of(step: Step) -> int:
-    """The layer behind which a step prunes, counted from 1."""
-    return int(step.site[len("block[") : step.site.index("]")]) + 1
-
-
-def share_of(keep: int | float) -> int | tuple[int, int]:
-    """What a step keeps: a count, or a share (part, whole) of the original number."""
-    if isinstance(keep, int):
-        return keep
-    share = Fraction(keep).limit_denominator(10_000)
-    return share.numerator, share.denominator
-
-
-def _keeps_all(step: Step) -> bool:
-    """Whether a step keeps the share 1.0; the count 1 is another thing."""
-    return isinstance(step.keep, float) and step.keep == 1.0
-
-
-def _check_order(cuts: Sequence[_Cut]) -> None:
-    for one, other in itertools.pairwise(cuts):
-        if one.layer == other.layer:
-            raise PlanError("two steps prune behind one layer", found=one.step.site)
-        same = isinstance(one.step.keep, int) == isinstance(other.step.keep, int)
-        if same and other.step.keep >= one.step.keep and not _keeps_all(one.step):
-            raise PlanError(
-                f"the step at {other.step.site} keeps as much as was left",
-                found=f"keep={one.step.keep}, then {other.step.keep}",
-                fix="shares of the original number, each smaller than the one before",
-            )
-
-
-def _check_options(step: Step) -> None:
-    known: dict[str, object] = {**OPTIONS, **image_rule(step.rule).options}
-    for name, value in step.options.items():
-        if name not in known:
-            raise PlanError(
-                f"rule {step.rule!r} has no option {name!r}",
-                found=f"{name}={value!r}",
-                fix=f"one of {nearest(name, known)}",
-            )
-    for name, choices in (("positions", POSITIONS), ("layer", ("next", "own"))):
-        value = step.options.get(name, OPTIONS[name])
-        if value not in choices:
-            raise PlanError(
-                f"unknown {name} {value!r}", found=repr(value), fix=f"one of {', '.join(choices)}"
-            )
-
-
-def _shared_options(steps: Sequence[Step]) -> dict[str, Any]:
-    """Options that concern the whole program, which all steps must agree on."""
-    shared: dict[str, Any] = {}
-    for name in ("positions", "accumulate", "absolute", "raters"):
-        values = [step.options.get(name, OPTIONS[name]) for step in steps]
-        if any(value != values[0] for value in values):
-            raise PlanError(
-                f"steps of one plan differ in {name}",
-                found=", ".join(map(repr, values)),
-                fix="the same for all of them",
-            )
-        if values:
-            shared[name] = values[0]
-    return shared

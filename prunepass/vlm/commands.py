@@ -12,7 +12,7 @@ from prunepass.bundle import check_free
 from prunepass.errors import UsageError
 from prunepass.sources.vision_language import load_vision_language
 from prunepass.vlm.compile import compile as compile_model
-from prunepass.vlm.generate import load
+from prunepass.vlm.loading import load
 from prunepass.vlm.manifest import VlmManifest
 
 Say = Callable[..., None]

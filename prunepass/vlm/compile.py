@@ -14,19 +14,23 @@ from prunepass.backends.protocol import Engine
 from prunepass.bundle import check_free, write_text, written
 from prunepass.compiler import AGREEMENT, Clock, available
 from prunepass.errors import BackendError, PlanError, UsageError
+from prunepass.passes.bind_image_steps import layer_of, share_of
 from prunepass.passes.extend_cache import extend_cache
 from prunepass.passes.prune_image_tokens import prune_image_tokens
 from prunepass.passes.select_image_features import select_image_features
 from prunepass.plan import Plain, Step
 from prunepass.planners.image_methods import NONE, image_method, image_steps
+from prunepass.rules.image_tokens import kept_number
 from prunepass.vlm.cost import check_pays
-from prunepass.vlm.generate import VlmBundle, load
+from prunepass.vlm.facts import Facts, facts
+from prunepass.vlm.generate import VlmBundle
 from prunepass.vlm.layout import Layout
+from prunepass.vlm.loading import load
 from prunepass.vlm.manifest import ENGINES, VlmManifest
 from prunepass.vlm.patches import ImageSize, pictures_of
 from prunepass.vlm.processor import described, fast_tokenizer
 from prunepass.vlm.programs import capture_embedding, capture_language, capture_vision
-from prunepass.vlm.split import Facts, Sees, facts, split
+from prunepass.vlm.split import Sees, split
 from prunepass.vlm.text import FILE as TOKENIZER
 from prunepass.vlm.verify import Example, check_programs, example_of, what_tokens_see
 
@@ -201,9 +205,6 @@ def _policy(steps: Sequence[Step]) -> str:
 
 def _dropped(steps: Sequence[Step], layers: int, image_tokens: int) -> tuple[int, ...]:
     """For each layer, how many tokens of an image are gone."""
-    from prunepass.passes.prune_image_tokens import layer_of, share_of
-    from prunepass.rules.image_tokens import kept_number
-
     found = [0] * layers
     for step in sorted(steps, key=layer_of):
         share = share_of(step.keep)

@@ -12,7 +12,7 @@ from prunepass.analyse.sequence import hoist
 from prunepass.analyse.sites import label_sites
 from prunepass.errors import CaptureError
 from prunepass.graph import meta
-from prunepass.vlm.writes import fold_convolutions, fold_writes
+from prunepass.graph.writes import fold_convolutions, fold_writes
 
 LONGEST = 1 << 20
 """Tokens of the longest prompt."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunepass.errors import UnsupportedGraph
+from prunepass.vlm.facts import deeper_layers, image_token_of
 from prunepass.vlm.patches import Pictures, pictures_of
 
 Sees = Literal["causal", "image", "prompt"]
@@ -225,103 +226,9 @@ def split(model: nn.Module, pictures: Pictures | None = None, *, sees: Sees = "c
     assert isinstance(language, nn.Module)
     assert isinstance(head, nn.Module)
     table = model.get_input_embeddings()  # type: ignore[operator]
-    deeper = _deeper(model)
+    deeper = deeper_layers(model)
     return Parts(
         Vision(inner, pictures or pictures_of(model)),
-        Embedding(table, _image_token(model), deeper),
+        Embedding(table, image_token_of(model), deeper),
         LanguageModel(language, head, sees=sees, deeper=deeper),
     )
-
-
-def _deeper(model: nn.Module) -> int:
-    """How many layers add something of an image behind them."""
-    vision = getattr(model.config, "vision_config", None)
-    return len(getattr(vision, "deepstack_visual_indexes", None) or ())
-
-
-def _image_token(model: nn.Module) -> int:
-    token = _first(model.config, "image_token_id", "image_token_index")
-    if token is None:
-        raise UnsupportedGraph(
-            f"the config of {type(model).__name__} lacks what a bundle needs",
-            found="no image_token_id",
-            fix="a model that has a token for images",
-        )
-    return int(token)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Numbers of a model that a bundle needs, read from its config.
-
-    Attributes:
-        layers: Decoder layers.
-        channels: C of the embeddings.
-        pixels: [3, H, W] of an image, or [tiles, 3, H, W].
-        image_token: Number of the token that stands for image tokens.
-        padding: Number of the token that fills up prompts.
-        stop: Numbers of the tokens that end an answer.
-        context: Most tokens of prompt and answer. Where layers attend to a window only, its width:
-            within it they attend to all.
-        grid_of: (rows, columns) of an image's tokens where positions are of time, row and column.
-        dtype: Of the weights.
-    """
-
-    layers: int
-    channels: int
-    pixels: tuple[int, ...]
-    image_token: int
-    padding: int
-    stop: tuple[int, ...]
-    context: int
-    grid_of: tuple[int, int] | None
-    dtype: torch.dtype
-
-
-def facts(model: nn.Module, pictures: Pictures | None = None) -> Facts:
-    """What the config of an image-text model says.
-
-    Args:
-        model: The model.
-        pictures: What it is compiled for, None for what its config says.
-
-    Raises:
-        UnsupportedGraph: It does not name its image token or the size of its pictures.
-    """
-    config: Any = model.config
-    text = config.get_text_config()
-    pictures = pictures or pictures_of(model)
-    generation: Any = getattr(model, "generation_config", None)
-    stop = _first(generation, "eos_token_id") or _first(text, "eos_token_id")
-    stops = stop if isinstance(stop, (list, tuple)) else [stop] if stop is not None else []
-    padding = _first(text, "pad_token_id")
-    return Facts(
-        layers=int(text.num_hidden_layers),
-        channels=int(text.hidden_size) * (1 + _deeper(model)),
-        pixels=pictures.pixels,
-        image_token=_image_token(model),
-        padding=0 if padding is None else int(padding),
-        stop=tuple(int(s) for s in stops),
-        context=_context(text),
-        grid_of=pictures.grid,
-        dtype=next(model.parameters()).dtype,
-    )
-
-
-def _context(text: Any) -> int:
-    most = int(_first(text, "max_position_embeddings") or 1 << 20)
-    kinds = {*(getattr(text, "layer_types", None) or ())}
-    for kind, name in (("sliding", "sliding_window"), ("chunked", "attention_chunk_size")):
-        width = getattr(text, name, None)
-        if width and (not kinds or any(kind in one for one in kinds)):
-            most = min(most, int(width))
-    return most
-
-
-def _first(config: Any, *names: str) -> Any:
-    """The first of some attributes that is there."""
-    for name in names:
-        found = getattr(config, name, None)
-        if found is not None:
-            return found
-    return None

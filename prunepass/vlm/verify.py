@@ -17,9 +17,10 @@ from torch.export import ExportedProgram
 
 from prunepass.errors import UnsupportedGraph
 from prunepass.vlm.cache import Cache
+from prunepass.vlm.facts import Facts
 from prunepass.vlm.layout import Layout, Prompts
 from prunepass.vlm.patches import Pictures
-from prunepass.vlm.split import Facts, Sees, split
+from prunepass.vlm.split import Sees, split
 
 Call = Callable[..., Sequence[Tensor]]
 

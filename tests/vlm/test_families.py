@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from prunepass import vlm
 from prunepass.errors import PlanError, UnsupportedGraph, UsageError
 from prunepass.vlm.compile import rewrite
+from prunepass.vlm.facts import facts
 from prunepass.vlm.patches import flat_patches, pictures_of
 from prunepass.vlm.processor import described
-from prunepass.vlm.split import facts, split
+from prunepass.vlm.split import split
 from prunepass.vlm.verify import difference, example_of, runner, what_tokens_see
 from tests.vlm import tiny_vlms
 from tests.vlm.tiny_vlms import FAMILIES, Family, model_inputs, pictures, prompt_of

@@ -225,3 +225,16 @@ def test_a_bundle_that_lacks_an_engine_is_refused(onnx_bundle: vlm.VlmBundle) ->
         (folder / "elsewhere").rename(folder / "decode")
     assert vlm.load(folder).manifest == onnx_bundle.manifest
     assert onnx_bundle.manifest.vocabulary == VOCABULARY
+
+
+@pytest.mark.slow
+def test_aot_inductor_says_the_same(tmp_path: Any) -> None:
+    wanted: dict[str, Any] = {
+        "method": "transprune", "keep": (0.75, 0.5, 0.25), "after": (1, 2, 3)
+    }  # fmt: skip
+    bundle = vlm.compile(small_llava(), backend="aot_inductor", folder=tmp_path / "aot", **wanted)
+    eager = in_memory(small_llava(), **wanted)
+    for seed in range(3):
+        images, tokens = pixels(30 + seed).float(), prompt(30 + seed)
+        one, other = (b.generate(images, tokens, max_new_tokens=12) for b in (bundle, eager))
+        assert one == other

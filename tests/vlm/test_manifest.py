@@ -69,5 +69,5 @@ def test_what_is_no_such_bundle(tmp_path: Path) -> None:
     assert not is_vlm_bundle(tmp_path)
     with pytest.raises(ModelError, match="bundle of another kind"):
         read_vlm_manifest(write(tmp_path, kind="pictures"))
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="no bundle of a model of pictures alone"):
         read_manifest(write(tmp_path))

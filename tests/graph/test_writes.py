@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunepass.errors import CaptureError
-from prunepass.vlm.writes import fold_convolutions, fold_writes
+from prunepass.graph.writes import fold_convolutions, fold_writes
 
 
 class Parts(nn.Module):
