@@ -13,7 +13,10 @@ PrunepassError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Row = TypeVar("Row")
 
 
 class PrunepassError(Exception):
@@ -74,3 +77,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     ranked = sorted(names, key=lambda n: -difflib.SequenceMatcher(None, name, n).ratio())
     return ", ".join(ranked)
+
+
+def looked_up(
+    table: Mapping[str, Row], name: str, what: str, error: type[PrunepassError] = PlanError
+) -> Row:
+    """The row of a table called `name`.
+
+    Args:
+        table: Name -> row.
+        name: The name asked for.
+        what: What its rows are, e.g. `rule`.
+        error: What is raised where there is none; the known names are listed, nearest first.
+    """
+    if name not in table:
+        raise error(
+            f"there is no {what} called {name!r}",
+            found=f"{what.split()[0]} {name!r}",
+            fix=f"one of {nearest(name, table)}",
+        )
+    return table[name]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from prunepass.errors import PlanError, nearest
+from prunepass.errors import PlanError, UsageError, looked_up, nearest
 from prunepass.plan import Plain, Step, check_keep
 
 PLANS: Mapping[str, tuple[float, ...]] = MappingProxyType(
@@ -146,15 +146,9 @@ def image_method(name: str) -> ImageMethod:
     """The row called `name`.
 
     Raises:
-        PlanError: There is none; the known names are listed, nearest first.
+        UsageError: There is none; the known names are listed, nearest first.
     """
-    if name not in IMAGE_METHODS:
-        raise PlanError(
-            f"there is no method called {name!r} for vision-language models",
-            found=f"method {name!r}",
-            fix=f"one of {nearest(name, [*IMAGE_METHODS, NONE])}",
-        )
-    return IMAGE_METHODS[name]
+    return looked_up(IMAGE_METHODS, name, "method for vision-language models", UsageError)
 
 
 def scaled_layers(after: Sequence[int], layers: int, *, of: int = 32) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from prunepass.errors import PlanError, nearest
+from prunepass.errors import looked_up
 from prunepass.rules.image_tokens import best_of_each_image, kept_number
 from prunepass.rules.table import Rule
 from prunepass.rules.transition import transition_and_instruction
@@ -89,13 +89,7 @@ def image_rule(name: str) -> Rule:
     Raises:
         PlanError: There is none; the known names are listed, nearest first.
     """
-    if name not in IMAGE_RULES:
-        raise PlanError(
-            f"there is no rule called {name!r} for image tokens",
-            found=f"rule {name!r}",
-            fix=f"one of {nearest(name, IMAGE_RULES)}",
-        )
-    return IMAGE_RULES[name]
+    return looked_up(IMAGE_RULES, name, "rule")
 
 
 def choose_image_tokens(

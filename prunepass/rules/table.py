@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from prunepass.errors import PlanError, nearest
+from prunepass.errors import PlanError, looked_up, nearest
 from prunepass.rules.attention_weighted import attention_weighted
 from prunepass.rules.cls_attention import cls_attention
 from prunepass.rules.key_norm import key_norm
@@ -179,13 +179,7 @@ def rule(name: str) -> Rule:
     Raises:
         PlanError: There is none; the known names are listed, nearest first.
     """
-    if name not in RULES:
-        raise PlanError(
-            f"there is no rule called {name!r}",
-            found=f"rule {name!r}",
-            fix=f"one of {nearest(name, RULES)}",
-        )
-    return RULES[name]
+    return looked_up(RULES, name, "rule")
 
 
 def check_options(row: Rule, options: Mapping[str, object]) -> None:

@@ -76,7 +76,7 @@ def test_text_alone_is_answered_too(bundle: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--method", "transprunes"], 1, "no method called"),
+        (["--method", "transprunes"], 2, "no method for vision-language models called"),
         (["--keep", "0.5"], 1, "each pruning layer needs a share"),
         (["--keep", "0.5,a"], 2, "no list of shares"),
         (["--keep", "highest"], 1, "no plan called"),
