@@ -63,8 +63,8 @@ def prefill_macs(
     """MACs of a whole prefill, scoring and the logits of the last token included.
 
     Attention counts every pair of query and key, also those that the causal mask hides, as fused
-    kernels are commonly counted. Each pruning costs the queries of the text rows, the keys of all
-    tokens at that layer, and their products.
+    kernels are commonly counted. Each pruning costs the queries of the text rows, their products
+    with the keys of all tokens, and the keys of those that go: the others' are not made again.
 
     Args:
         hidden: Width of the language model.
@@ -88,7 +88,7 @@ def prefill_macs(
         tokens = n + text_tokens
         if n != before and rows:
             scored = before + text_tokens
-            total += rows * hidden**2 + scored * hidden * kv + rows * scored * hidden
+            total += rows * hidden**2 + (before - n) * hidden * kv + rows * scored * hidden
         projections = 2 * tokens * hidden**2 + 2 * tokens * hidden * kv
         attention = 2 * tokens**2 * hidden
         total += count * (projections + attention + 3 * tokens * hidden * intermediate)

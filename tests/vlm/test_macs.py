@@ -48,7 +48,7 @@ def test_the_honest_count_by_hand() -> None:
     def layer(n: int) -> int:
         return 2 * n * 16 + 2 * n * 8 + 2 * n * n * 4 + 3 * n * 24
 
-    scoring = 3 * 16 + 15 * 8 + 3 * 15 * 4
+    scoring = 3 * 16 + 5 * 8 + 3 * 15 * 4  # queries, keys of the five that go, products
     found = prefill_macs(
         hidden=4, kv_hidden=2, intermediate=6, layers=2, image_tokens=10, text_tokens=5, rows=3,
         vocabulary=7, prune_after=(1,), keep=(0.5,),
