@@ -116,3 +116,11 @@ def test_the_check_itself() -> None:
     assert not allowed("errors", ("plan",))
     assert allowed("__main__", ("apply", "apply_plan"))
     assert len(FILES) > 40
+
+
+def test_every_room_is_packaged() -> None:
+    import tomllib
+
+    told = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {f"prunepass.{path.parent.name}" for path in ROOT.glob("*/__init__.py")}
+    assert rooms | {"prunepass", "prunepass.models"} == set(told["packages"])
