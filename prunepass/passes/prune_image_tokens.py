@@ -92,6 +92,7 @@ class _Pruner:
         )
         self.taps = self._taps()
         self.transition: Node | None = None
+        self.keys: dict[Node, Node] = {}  # of the next layer, as made for the last score
 
     def run(self) -> PassRecord:
         cuts = {cut.node: cut for cut in self.cuts}
@@ -228,7 +229,6 @@ class _Pruner:
         block = cut.layer if asked == "next" else cut.layer - 1
         core = self.table[f"block[{block}].attention:core"]
         rows = Stage(cut.node, here, self.asking, rows=True)
-        self.keys: dict[Node, Node] = {}
         key = ungrouped(self.table[f"block[{block}].attention:key"])
         query = self.table[f"block[{block}].attention:query"]
         if asked == "next":
@@ -236,7 +236,7 @@ class _Pruner:
                 self.graph, gather_tokens, (cut.node, self.asking), before=at, label=label
             )
             rows.hidden = picked
-            query = self._replay(cut.node, picked, query, rows, at)
+            query = self._copies(cut.node, picked, query, rows, at)[query]
             self.keys = self._copies(cut.node, cut.node, key, here, at)
             key = self.keys[key]
         else:
@@ -249,9 +249,6 @@ class _Pruner:
             self.graph, paid_to_image, (query, key, mask, self.asking, self.votes, self.image),
             {"scale": core.kwargs.get("scale")}, before=at, label=label,
         )  # fmt: skip
-
-    def _replay(self, source: Node, given: Node, end: Node, stage: Stage, at: Node) -> Node:
-        return self._copies(source, given, end, stage, at)[end]
 
     def _copies(
         self, source: Node, given: Node, end: Node, stage: Stage, at: Node
@@ -268,7 +265,7 @@ class _Pruner:
 
     def _take_keys_over(self, stage: Stage, at: Node) -> None:
         """The next layer's keys, made for scoring, are not made again for the tokens that stay."""
-        keys, self.keys = getattr(self, "keys", {}), {}
+        keys, self.keys = self.keys, {}
         for node, copy in keys.items():
             if node.target is not torch.ops.aten.linear.default:
                 continue

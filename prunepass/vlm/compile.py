@@ -32,7 +32,14 @@ from prunepass.vlm.processor import described, fast_tokenizer
 from prunepass.vlm.programs import capture_embedding, capture_language, capture_vision
 from prunepass.vlm.split import Sees, split
 from prunepass.vlm.text import FILE as TOKENIZER
-from prunepass.vlm.verify import Example, check_programs, example_of, what_tokens_see
+from prunepass.vlm.verify import (
+    Example,
+    check_programs,
+    difference,
+    example_of,
+    runner,
+    what_tokens_see,
+)
 
 
 def compile(
@@ -279,16 +286,11 @@ def _check(engine: Engine, program: ExportedProgram, part: str) -> None:
         BackendError: It does.
     """
     args, _ = program.example_inputs
-    with torch.no_grad():
-        expected = program.module(check_guards=False)(*args)
-    expected = expected if isinstance(expected, (tuple, list)) else (expected,)
-    worst = 0.0
-    for want, got in zip(expected, engine(*args), strict=True):
-        if want.shape != got.shape:
-            worst = float("inf")
-            break
-        scale = want.double().abs().max().clamp_min(1e-12)
-        worst = max(worst, float((want.double() - got.double()).abs().max() / scale))
+    expected, found = runner(program)(*args), engine(*args)
+    worst = max(
+        difference(got, want) if got.shape == want.shape else float("inf")
+        for want, got in zip(expected, found, strict=True)
+    )
     limit = AGREEMENT if expected[0].dtype in (torch.float32, torch.float64) else 2e-2
     if not worst <= limit:
         raise BackendError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from prunepass.backends.protocol import Engine
 from prunepass.errors import BackendError, UsageError
 from prunepass.vlm.cache import Cache
-from prunepass.vlm.layout import Prompts, Rows
+from prunepass.vlm.layout import Prompts, Rows, with_images
 from prunepass.vlm.manifest import VlmManifest
 from prunepass.vlm.sampling import Sampling
 from prunepass.vlm.text import Text
@@ -196,7 +196,7 @@ class VlmBundle:
         if counts[0] == 0:
             return self._begin_text(batch, embeds, room)
         features = self.features(torch.cat([x for x in images if x is not None]))
-        embeds = _with_images(embeds, features, batch.image_positions)
+        embeds = with_images(embeds, features, batch.image_positions)
         return self._prefill(batch, embeds, room)
 
     def extend(self, talk: Conversation, tokens: Tensor, valid: Tensor | None = None) -> None:
@@ -206,8 +206,12 @@ class VlmBundle:
             talk: What was said so far; changed in place.
             tokens: [B, S] int64, shorter ones padded on the left.
             valid: [B, S], 0 for padding, None for none.
+
+        Raises:
+            UsageError: It no longer fits the model's context.
         """
         cache = talk.cache
+        self._check_room(cache.filled[0], tokens.shape[1])
         valid = torch.ones_like(tokens) if valid is None else valid
         cache.make_room(tokens.shape[1])
         (embeds,) = self.engines["embedding"](tokens)
@@ -326,9 +330,3 @@ class VlmBundle:
         talk = Conversation(cache, torch.zeros(size, self.manifest.vocabulary), [])
         self.extend(talk, batch.input_ids, batch.attention_mask)
         return talk
-
-
-def _with_images(embeds: Tensor, features: Tensor, positions: Tensor) -> Tensor:
-    """Embeddings [B, T, C] with features [B I, N, C] at positions [B, I, N]."""
-    index = positions.reshape(len(embeds), -1, 1).expand(-1, -1, embeds.shape[2])
-    return embeds.scatter(1, index, features.reshape(index.shape).to(embeds.dtype))

@@ -37,6 +37,12 @@ class Prompts:
     next_position: Tensor
 
 
+def with_images(embeds: Tensor, features: Tensor, positions: Tensor) -> Tensor:
+    """Embeddings [B, T, C] with features [B I, N, C] of images at positions [B, I, N]."""
+    index = positions.reshape(len(embeds), -1, 1).expand(-1, -1, embeds.shape[2])
+    return embeds.scatter(1, index, features.reshape(index.shape).to(embeds.dtype))
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a model's prompts are laid out.

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from prunepass.errors import UnsupportedGraph
 from prunepass.vlm.cache import Cache
 from prunepass.vlm.facts import Facts
-from prunepass.vlm.layout import Layout, Prompts
+from prunepass.vlm.layout import Layout, Prompts, with_images
 from prunepass.vlm.patches import Pictures
 from prunepass.vlm.split import Sees, split
 
@@ -88,7 +88,8 @@ def what_tokens_see(model: nn.Module, pictures: Pictures, example: Example) -> S
     """
     parts = split(model, pictures)
     features = parts.vision(example.pixels)
-    embeds = with_images(parts.embedding(example.prompt.input_ids), features, example.prompt)
+    prompt = example.prompt
+    embeds = with_images(parts.embedding(prompt.input_ids), features, prompt.image_positions)
     found: dict[Sees, float] = {}
     for sees in get_args(Sees):
         language = split(model, pictures, sees=sees).language
@@ -133,7 +134,7 @@ def check_programs(
     prompt = example.prompt
     (features,) = vision(example.pixels)
     (embeds,) = embedding(prompt.input_ids)
-    embeds = with_images(embeds, features, prompt)
+    embeds = with_images(embeds, features, prompt.image_positions)
     logits, *layers = prefill(embeds, *_prompt_inputs(prompt))
     _check("prefill", logits[:, -1], example.logits)
     stages, said = len(first_layers), example.answer
@@ -149,12 +150,6 @@ def check_programs(
         embeds, torch.ones_like(said), place, cache.dropped, *cache.valid, *cache.layers
     )[0]
     _check("decoder", logits[:, -1], example.after)
-
-
-def with_images(embeds: Tensor, features: Tensor, prompt: Prompts) -> Tensor:
-    """Embeddings [1, T, C] with features [I, N, C] in their places."""
-    index = prompt.image_positions.reshape(len(embeds), -1, 1).expand(-1, -1, embeds.shape[2])
-    return embeds.scatter(1, index, features.reshape(index.shape).to(embeds.dtype))
 
 
 def difference(found: Tensor, told: Tensor) -> float:

@@ -122,6 +122,14 @@ def test_three_turns_are_one_pass(bundle: vlm.VlmBundle) -> None:
     torch.testing.assert_close(talk.logits[0], whole[0][0, -1], rtol=1e-10, atol=1e-10)
 
 
+def test_a_conversation_ends_with_the_context(bundle: vlm.VlmBundle) -> None:
+    talk = bundle.begin([pixels(5)], [prompt(5)], room=4)
+    left = bundle.manifest.context - talk.cache.filled[0]
+    with pytest.raises(UsageError, match="longer than the model's context"):
+        bundle.extend(talk, torch.full((1, left + 1), 7))
+    bundle.extend(talk, torch.full((1, left), 7))
+
+
 def test_text_alone_is_what_transformers_says(bundle: vlm.VlmBundle, llava: Any) -> None:
     tokens = [*range(4, 16)]
     found = bundle.generate(None, tokens, max_new_tokens=10)
