@@ -9,7 +9,9 @@ from typing import Literal
 
 from torch import nn
 
+from .plain_mamba import plain_mamba_l1, plain_mamba_l2, plain_mamba_l3
 from .tiny_vit import tiny_vit
+from .vim import vim_base, vim_small, vim_tiny
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
@@ -42,8 +44,33 @@ def catalogue() -> Mapping[str, ModelCard]:
             description="plain ViT (145 tokens, 128 channels, 8 blocks) trained on generated "
             "pictures of 12 classes",
         ),
+        *_published(),
     )
     return MappingProxyType({card.name: card for card in cards})
+
+
+def _published() -> tuple[ModelCard, ...]:
+    """State-space models of the papers, which take the authors' weights; none are shipped."""
+    return tuple(
+        ModelCard(
+            name=name,
+            build=build,
+            weights=None,
+            image_size=224,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            crop=0.875,
+            description=description,
+        )
+        for name, build, description in (
+            ("vim_tiny_patch16_224", vim_tiny, "Vision Mamba, 7 M parameters"),
+            ("vim_small_patch16_224", vim_small, "Vision Mamba, 26 M parameters"),
+            ("vim_base_patch16_224", vim_base, "Vision Mamba, 98 M parameters"),
+            ("plain_mamba_l1", plain_mamba_l1, "PlainMamba, 7 M parameters"),
+            ("plain_mamba_l2", plain_mamba_l2, "PlainMamba, 25 M parameters"),
+            ("plain_mamba_l3", plain_mamba_l3, "PlainMamba, 50 M parameters"),
+        )
+    )
 
 
 def load(name: str, *, weights: Literal["pretrained", "random"] = "pretrained") -> nn.Module:

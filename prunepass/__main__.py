@@ -79,9 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--backend", default="onnx", help="onnx (default), aot_inductor or eager")
     compile_.add_argument("--batch", default="dynamic", help="a batch size, or dynamic (default)")
     compile_.add_argument(
-        "--keep", metavar="K,K,...", help="image tokens left at each stage: shares, high or low"
-    )
-    compile_.add_argument(
         "--after", type=_blocks, metavar="L,L,...", help="layers behind which they go, from 1"
     )
     compile_.add_argument("--positions", choices=("keep_original", "compact"))
@@ -146,6 +143,14 @@ def _planning(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
     parser.add_argument("--action", choices=("drop", "merge"), help="overrides the method's own")
     parser.add_argument("--at", type=_blocks, metavar="B,B,...", help="blocks, counted from 0")
+    parser.add_argument(
+        "--keep",
+        metavar="K,K,...",
+        help="shares of tokens that stay at each block of --at; of image tokens, also high or low",
+    )
+    parser.add_argument(
+        "--option", action="append", metavar="NAME=VALUE", help="an option of the method's rule"
+    )
     parser.add_argument(
         "--images", metavar="DIR", help="search the schedule on these pictures (no labels needed)"
     )

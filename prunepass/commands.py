@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from prunepass.errors import PlanError, UsageError
 from prunepass.measure.environment import environment
 from prunepass.measure.fidelity import fidelity
 from prunepass.measure.timing import interleaved, speedup
-from prunepass.plan import Plan
+from prunepass.plan import Plain, Plan
 from prunepass.planners.budget import plan as make_plan
 from prunepass.planners.image_methods import IMAGE_METHODS
 from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, METHODS, method
@@ -37,7 +37,7 @@ from prunepass.sources.vision_language import is_vision_language
 from prunepass.vlm import commands as vlm_commands
 
 Say = Callable[..., None]
-_PLANNING = ("method", "flops", "images", "action", "at")
+_PLANNING = ("method", "flops", "images", "action", "at", "keep", "option")
 """Options that say how a plan is made."""
 
 
@@ -216,6 +216,8 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
             flops=words.flops,
             action=words.action,
             at=words.at,
+            keep=_shares(words.keep),
+            options=_options(words.option),
             plan=given,
             **options,
         )
@@ -332,7 +334,8 @@ def _load(words: Namespace, *, image_size: int | None = None) -> LoadedModel:
 def _check_request(words: Namespace) -> None:
     """Refuses what needs no model to be refused."""
     name = words.method or DEFAULT
-    ignored = [n for n in ("action", "at", "images") if getattr(words, n) is not None]
+    named = ("action", "at", "images", "keep", "option")
+    ignored = [n for n in named if getattr(words, n) is not None]
     if name == DOWNSAMPLE and ignored:
         raise UsageError(
             "down-sampling reduces no tokens inside the graph",
@@ -341,9 +344,17 @@ def _check_request(words: Namespace) -> None:
         )
     if name != DOWNSAMPLE:
         chosen = method(name)
-        if words.flops is None and chosen.shape != "stages":
+        if words.flops is None and words.keep is None and chosen.shape != "stages":
             raise UsageError(
                 f"method {name!r} needs a budget", found="no --flops", fix="--flops 0.6"
+            )
+        _shares(words.keep)
+        _options(words.option)
+        if words.keep is not None and words.images is not None:
+            raise UsageError(
+                "--images searches what to keep",
+                found="--images together with --keep",
+                fix="leave out one of them",
             )
     elif words.flops is None:
         raise UsageError(f"method {name!r} needs a budget", found="no --flops", fix="--flops 0.6")
@@ -355,10 +366,45 @@ def _check_request(words: Namespace) -> None:
         )
 
 
+def _shares(text: str | None) -> tuple[float, ...] | None:
+    """`--keep` as shares of the tokens that arrive at each block.
+
+    Raises:
+        UsageError: It is no list of numbers.
+    """
+    found = vlm_commands.shares(text)
+    if isinstance(found, str):
+        raise UsageError(f"--keep {text!r} is no list of shares", found=found, fix="--keep 0.7")
+    return found
+
+
+def _options(given: Sequence[str] | None) -> dict[str, Plain] | None:
+    """`--option NAME=VALUE` of the method's rule; values are JSON, or words as they stand.
+
+    Raises:
+        UsageError: One has no value.
+    """
+    found: dict[str, Plain] = {}
+    for text in given or ():
+        name, sign, value = text.partition("=")
+        if not (name and sign and value):
+            raise UsageError(
+                f"--option {text!r} names no value", found=text, fix="--option alignment=hold"
+            )
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found or None
+
+
 def _plan(words: Namespace, program: ExportedProgram, loaded: LoadedModel, say: Say) -> Plan:
     name = words.method or DEFAULT
     if not words.images:
-        return make_plan(program, method=name, flops=words.flops, action=words.action, at=words.at)
+        return make_plan(
+            program, method=name, flops=words.flops, action=words.action, at=words.at,
+            keep=_shares(words.keep), options=_options(words.option),
+        )  # fmt: skip
     if words.flops is None:
         raise UsageError("a search needs a budget", found="--images without --flops", fix="--flops")
     pictures = find_pictures(words.images)

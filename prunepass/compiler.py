@@ -22,7 +22,7 @@ from prunepass.bundle import Manifest, check_free, read_manifest, write_text, wr
 from prunepass.capture import capture
 from prunepass.errors import BackendError, UsageError
 from prunepass.measure.environment import environment
-from prunepass.plan import Action, Plan
+from prunepass.plan import Action, Plain, Plan
 from prunepass.planners.budget import plan as make_plan
 from prunepass.planners.methods import DEFAULT
 from prunepass.records import PassRecord
@@ -91,6 +91,8 @@ def compile(
     plan: Plan | None = None,
     action: Action | None = None,
     at: Sequence[int] | None = None,
+    keep: float | Sequence[float] | None = None,
+    options: Mapping[str, Plain] | None = None,
     backend: str = "onnx",
     folder: str | Path,
     batch: int | None = None,
@@ -110,6 +112,8 @@ def compile(
         plan: Carries out this plan instead of making one.
         action: `drop` or `merge`, None for the method's own.
         at: Blocks where tokens are reduced, None for the method's own.
+        keep: Share of the tokens that stays at each of them, in place of `flops`.
+        options: Options of the method's rule.
         backend: Name of a backend.
         folder: The bundle to write.
         batch: Fixes the batch size, None leaves it free.
@@ -129,7 +133,9 @@ def compile(
     with clock("capture"):
         program = model if isinstance(model, ExportedProgram) else capture(model, inputs)
     with clock("plan"):
-        made = plan or make_plan(program, method=method, flops=flops, action=action, at=at)
+        made = plan or make_plan(
+            program, method=method, flops=flops, action=action, at=at, keep=keep, options=options
+        )
     with clock("rewrite"):
         smaller, records = apply_with_records(program, made)
     return assemble(

@@ -12,7 +12,7 @@ class Site:
 
     Attributes:
         label: Its address in a plan, e.g. `block[3].attention`.
-        kind: `attention`, `mlp` or `output` (the end of a block).
+        kind: `attention`, `scan`, `mlp` or `output` (the end of a block).
         block: Block number, from 0.
         module: Path of the module the residual addition belongs to.
         tokens: Tokens on the residual stream here, prefix tokens included.
@@ -44,6 +44,8 @@ class Sites:
         fingerprint: Digest of labels, shapes and parameter shapes; a plan carries it.
         reads_prefix_only: Whether what follows the last block reads nothing but prefix tokens.
         missing: Why there are no sites, naming an operation and its module; None if there are.
+        fixed_tokens: Numbers of tokens behind the prefix that do not depend on the picture either
+            (a class token in the middle); they are never removed.
     """
 
     items: tuple[Site, ...]
@@ -51,6 +53,12 @@ class Sites:
     fingerprint: str
     reads_prefix_only: bool = False
     missing: str | None = None
+    fixed_tokens: tuple[int, ...] = ()
+
+    @property
+    def always_kept(self) -> int:
+        """How many tokens are never removed."""
+        return self.prefix_tokens + len(self.fixed_tokens)
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.items)

@@ -12,17 +12,18 @@ ROOT = Path(__file__).resolve().parents[1] / "prunepass"
 FILES = sorted(ROOT.rglob("*.py"))
 
 # Room -> (rank, what of prunepass it may import besides its own folder).
-_ANALYSIS = {"errors", "plan", "records", "rules", "graph", "analyse"}
-_RUNNING = {"errors", "records", "graph.meta"}
+_ANALYSIS = {"errors", "ops", "plan", "records", "rules", "graph", "analyse"}
+_RUNNING = {"errors", "ops", "records", "graph.meta"}
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "errors": (0, set()),
     "progress": (0, set()),
-    "models": (1, set()),
+    "ops": (0, set()),
+    "models": (1, {"ops"}),
     "plan": (1, {"errors"}),
     "records": (1, {"errors"}),
     "rules": (1, {"errors"}),
     "graph": (2, {"errors"}),
-    "analyse": (3, {"errors", "records", "graph"}),
+    "analyse": (3, {"errors", "ops", "records", "graph"}),
     "capture": (4, _ANALYSIS),
     "calibrate": (4, _ANALYSIS),
     "planners": (4, _ANALYSIS),

@@ -3,6 +3,10 @@
 Counted: linear layers, matrix products, convolutions, attention (fused or written out), also what
 a scoring rule computes. Not counted, as is usual: biases, norms, activations, softmax,
 additions, gathers.
+
+A selective scan of B examples, T tokens, C channels and S states has 3 B T C S + B T C: one
+multiplication to decay each state, one product and addition for what enters it, one for reading it,
+one a channel for what is passed by. Exponentials are not counted.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from prunepass.graph import meta
+from prunepass.ops.selective_scan import SCAN
+from prunepass.ops.token_places import GRID, LINE
 
 Shape = tuple[int, ...]
 ShapeOf = Callable[[Node], Shape]
@@ -78,6 +84,14 @@ def _attention(node: Node, shape_of: ShapeOf) -> int:
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+def _scan(node: Node, shape_of: ShapeOf) -> int:
+    return prod(shape_of(_operand(node, 0))) * (3 * shape_of(_operand(node, 3))[1] + 1)
+
+
+def _token_convolution(node: Node, shape_of: ShapeOf) -> int:
+    return prod(shape_of(_operand(node, 0))) * prod(shape_of(_operand(node, 1))[1:])
+
+
 def _einsum(node: Node, shape_of: ShapeOf) -> int:
     equation: Any = node.args[0]
     operands: Any = node.args[1]
@@ -111,4 +125,7 @@ _FORMULAS: dict[Any, Callable[[Node, ShapeOf], int]] = {
     _aten.conv_transpose2d.input: _transposed_convolution,
     _aten.convolution.default: _convolution,
     _aten.scaled_dot_product_attention.default: _attention,
+    SCAN: _scan,
+    LINE: _token_convolution,
+    GRID: _token_convolution,
 }

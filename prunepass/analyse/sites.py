@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from prunepass.analyse.attention import FUSED, Attention, find_attentions
 from prunepass.analyse.residual import Residual, find_residuals
+from prunepass.analyse.scan import find_scans
 from prunepass.analyse.token_positions import BATCH, Refusal
 from prunepass.analyse.token_trace import TokenTrace, trace_tokens
 from prunepass.graph import meta
@@ -19,6 +20,7 @@ from prunepass.graph.edit import open_module
 from prunepass.records import Site, Sites
 
 _PREFIX = "prefix_tokens="
+_FIXED = "fixed_token="
 
 
 def label_sites(program: ExportedProgram) -> ExportedProgram:
@@ -30,11 +32,14 @@ def label_sites(program: ExportedProgram) -> ExportedProgram:
     graph = program.graph
     if any(meta.labels(node) for node in graph.nodes):
         return program
-    residuals = find_residuals(graph, find_attentions(graph))
+    residuals = find_residuals(graph, find_attentions(graph), find_scans(graph))
     _label_blocks(graph, residuals)
     first = _first_stream(graph)
     if first is not None:
-        meta.add_label(first, f"{_PREFIX}{_count_prefix(program, first)}")
+        prefix, others = _steady_tokens(program, first)
+        meta.add_label(first, f"{_PREFIX}{prefix}")
+        for number in others:
+            meta.add_label(first, f"{_FIXED}{number}")
     return program
 
 
@@ -47,16 +52,22 @@ def prefix_tokens(graph: Graph) -> int:
     return 0
 
 
+def fixed_tokens(graph: Graph) -> tuple[int, ...]:
+    """Numbers of the tokens behind the prefix that do not depend on the picture either."""
+    found = (label for node in graph.nodes for label in meta.labels(node))
+    return tuple(int(n.removeprefix(_FIXED)) for n in found if n.startswith(_FIXED))
+
+
 def sites(program: ExportedProgram) -> Sites:
     """The sites of a labelled program, each with the reason why tokens cannot go, if so."""
     module = open_module(program)
     graph = module.graph
-    prefix = prefix_tokens(graph)
+    prefix, fixed = prefix_tokens(graph), fixed_tokens(graph)
     table = labelled(graph)
     listed = _listed(graph, table)
     nodes = [table[f"{site.label}:output"] for site in listed]
     order = {node: i for i, node in enumerate(graph.nodes)}
-    refusals = _refusals(module, nodes, order, prefix)
+    refusals = _refusals(module, nodes, order, prefix, fixed)
     found = tuple(
         replace(site, refusal=refusals[node]) for site, node in zip(listed, nodes, strict=True)
     )
@@ -64,7 +75,8 @@ def sites(program: ExportedProgram) -> Sites:
     last = [n for s, n in zip(listed, nodes, strict=True) if s.kind.startswith("attention")]
     reads_prefix_only = bool(last) and _reads_prefix_only(module, last[-1], refusals, prefix)
     missing = None if found else _why_none(graph)
-    return Sites(found, prefix, _fingerprint(program, listed, prefix), reads_prefix_only, missing)
+    digest = _fingerprint(program, listed, prefix)
+    return Sites(found, prefix, digest, reads_prefix_only, missing, fixed)
 
 
 def fingerprint(program: ExportedProgram) -> str:
@@ -138,6 +150,10 @@ def roles(table: dict[str, Node], block: int, tokens: int) -> tuple[str, ...]:
                 names.append("attention")
         elif "query" in names and "key" in names:
             names.append("attention")
+    mixed = table.get(f"block[{block}].scan:mixed")
+    shape = meta.concrete_shape(mixed, BATCH) if mixed is not None else None
+    if shape is not None and len(shape) == 3 and shape[1] == tokens:
+        names.append("scan_output")
     return tuple(sorted(names))
 
 
@@ -156,12 +172,15 @@ def _label_blocks(graph: Graph, residuals: list[Residual]) -> None:
         # A pooling head may add an MLP to what it pooled: that belongs to no block.
         if last is not None and residual.kind == "mlp" and _tokens(residual.node) != _tokens(last):
             continue
-        if residual.kind == "attention":
+        if residual.kind in ("attention", "scan"):
             if last is not None and block >= 0:
                 meta.add_label(last, f"block[{block}].output:output")
             block, mlps = block + 1, 0
-            site = f"block[{block}].attention"
-            _label_attention(site, residual.attentions[0])
+            site = f"block[{block}].{residual.kind}"
+            if residual.kind == "attention":
+                _label_attention(site, residual.attentions[0])
+            else:
+                _label_scans(site, residual)
         elif block < 0:
             continue
         else:
@@ -200,8 +219,19 @@ def _label_attention(site: str, attention: Attention) -> None:
             meta.add_label(node, f"{site}:{role}")
 
 
+def _label_scans(site: str, residual: Residual) -> None:
+    for scan in residual.scans:
+        meta.add_label(scan.core, f"{site}:core")
+    branch = next((n for n in residual.node.all_input_nodes if n is not residual.source), None)
+    while isinstance(branch, Node) and branch.target is not torch.ops.aten.linear.default:
+        branch = branch.args[0] if len(branch.all_input_nodes) == 1 else None  # type: ignore[assignment]
+    if isinstance(branch, Node) and isinstance(branch.args[0], Node):
+        meta.add_label(branch.args[0], f"{site}:mixed")
+
+
 def _first_stream(graph: Graph) -> Node | None:
-    return meta.labelled(graph).get("block[0].attention:input")
+    table = meta.labelled(graph)
+    return table.get("block[0].attention:input", table.get("block[0].scan:input"))
 
 
 class _UpTo(Interpreter):
@@ -220,11 +250,11 @@ class _UpTo(Interpreter):
         return result
 
 
-def _count_prefix(program: ExportedProgram, first: Node) -> int:
-    """Leading tokens that come out equal for two different random inputs."""
+def _steady_tokens(program: ExportedProgram, first: Node) -> tuple[int, tuple[int, ...]]:
+    """Tokens that come out equal for two random inputs: how many lead, and which others."""
     module = open_module(program)
-    label = "block[0].attention:input"
-    node = meta.labelled(module.graph)[label]
+    node = _first_stream(module.graph)
+    assert node is not None
     args, _ = program.example_inputs
     flat, _ = torch.utils._pytree.tree_flatten(args)
     rows = []
@@ -244,15 +274,26 @@ def _count_prefix(program: ExportedProgram, first: Node) -> int:
             pass
         rows.append(runner.result)
     if rows[0].dim() != 3:
-        return 0
+        return 0, ()
     same = (rows[0] == rows[1]).all(dim=-1).all(dim=0)
     if bool(same.all()):
-        return 0
-    return int(same.long().cumprod(0).sum())
+        return 0, ()
+    prefix = int(same.long().cumprod(0).sum())
+    others = same.nonzero().flatten().tolist()[prefix:]
+    return prefix, tuple(others) if _first_is_scan(first) else ()
+
+
+def _first_is_scan(first: Node) -> bool:
+    """Whether the stream is scanned: elsewhere a token in the middle is a picture's like others."""
+    return any(label.startswith("block[0].scan") for label in meta.labels(first))
 
 
 def _refusals(
-    module: GraphModule, nodes: list[Node], order: dict[Node, int], prefix: int
+    module: GraphModule,
+    nodes: list[Node],
+    order: dict[Node, int],
+    prefix: int,
+    fixed: tuple[int, ...],
 ) -> dict[Node, str | None]:
     """For each site its refusal or None. A trace that succeeds holds for all later sites of the
     same token count; one that fails holds for all sites before the node that failed."""
@@ -269,7 +310,7 @@ def _refusals(
             refusals[node] = None
             continue
         try:
-            good = trace_tokens(module, node, prefix=prefix)
+            good = trace_tokens(module, node, prefix=prefix, fixed=fixed)
             refusals[node] = (
                 "an output of the model carries the tokens" if good.reaches_output else None
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ _ALIKE = {
     "gelu", "hardswish", "prelu", "glu", "floor_divide", "softmin", "rrelu", "__and", "__or",
     "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",
     "new_empty", "embedding", "_assert_tensor_metadata", "sym_size",
+    # know the places of tokens, and are told of those that are missing
+    "selective_scan", "line_convolution", "grid_convolution", "reorder_tokens",
 }  # fmt: skip
 """Operations that treat the entries of a token axis alike, wherever they stand, besides those that
 torch tags as pointwise. What is neither here nor in `_POSITIONAL` is refused: a token axis that an
@@ -70,13 +72,16 @@ def refuse(node: Node, why: str) -> Refusal:
     )
 
 
-def check_positions(node: Node, all_axes: Mapping[Node, Axes], prefix: int) -> None:
+def check_positions(
+    node: Node, all_axes: Mapping[Node, Axes], prefix: int, fixed: Collection[int] = ()
+) -> None:
     """Nothing, if a node treats the tokens among its operands alike, wherever they stand.
 
     Args:
         node: A node that reads tokens.
         all_axes: Node -> its token axes, see `TokenTrace`.
         prefix: Leading tokens that always stay; reading one of them by index is allowed.
+        fixed: Numbers of other tokens that always stay.
 
     Raises:
         Refusal: It reads a token axis by position, or is not known.
@@ -96,7 +101,8 @@ def check_positions(node: Node, all_axes: Mapping[Node, Axes], prefix: int) -> N
     args: Any = (*node.args, *(None,) * (5 - len(node.args)))
     if name == "select":
         axis, index = args[1] % rank, args[2]
-        if axis in axes and not 0 <= index < prefix + axes[axis]:
+        stays = 0 <= index < prefix + axes.get(axis, 0) or (index in fixed and axis == 1)
+        if axis in axes and not stays:
             raise refuse(node, f"reads token {index}, which may be removed")
     elif name in ("slice", "narrow"):
         axis = (args[1] or 0) % rank

@@ -9,7 +9,7 @@ one way is a reason to refuse, with the operation and the sizes named.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -81,13 +81,16 @@ class TokenTrace:
     reaches_output: bool = False
 
 
-def trace_tokens(module: GraphModule, site: Node, *, prefix: int) -> TokenTrace:
+def trace_tokens(
+    module: GraphModule, site: Node, *, prefix: int, fixed: Collection[int] = ()
+) -> TokenTrace:
     """What shrinks with the token axis (axis 1) of `site`.
 
     Args:
         module: An opened program.
         site: Node with a value of shape [B, T, C].
         prefix: Leading tokens that always stay; reading one of them by index is allowed.
+        fixed: Numbers of other tokens that always stay.
 
     Raises:
         Refusal: Some operation downstream does not admit another number of tokens.
@@ -108,22 +111,28 @@ def trace_tokens(module: GraphModule, site: Node, *, prefix: int) -> TokenTrace:
             "needs a sequence [B, T, C]",
         )
     tokens = shape[1]
-    removable = tokens - prefix
+    removable = tokens - prefix - len(fixed)
     deltas = tuple(sorted({1, 2, removable // 2} - {0}))
     if removable < 3:
         raise Refusal(
             "too few tokens to remove any", node=site, found=f"{tokens} tokens, {prefix} prefix"
         )
-    return _Probe(module, site, tokens, prefix, deltas).run()
+    return _Probe(module, site, tokens, prefix, fixed, deltas).run()
 
 
 class _Probe:
     """One run of the downstream graph at several token counts, side by side."""
 
     def __init__(
-        self, module: GraphModule, site: Node, tokens: int, prefix: int, deltas: tuple[int, ...]
+        self,
+        module: GraphModule,
+        site: Node,
+        tokens: int,
+        prefix: int,
+        fixed: Collection[int],
+        deltas: tuple[int, ...],
     ) -> None:
-        self.module, self.prefix, self.deltas = module, prefix, deltas
+        self.module, self.prefix, self.fixed, self.deltas = module, prefix, fixed, deltas
         self.trace = TokenTrace(site=site, tokens=tokens)
         self.full: dict[Node, Any] = {}
         self.shrunk: dict[Node, list[Any]] = {}
@@ -155,7 +164,7 @@ class _Probe:
     def _visit(self, node: Node) -> None:
         if node.op != "call_function":
             raise refuse(node, f"{node.op} {node.target} has tokens among its inputs")
-        check_positions(node, self.trace.axes, self.prefix)
+        check_positions(node, self.trace.axes, self.prefix, self.fixed)
         results = self._attempt(node, {})
         if results is None:
             results = self._mend(node)

@@ -14,6 +14,8 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from prunepass.backends.onnx_tokens import DOMAIN, scan_function, translations
+
 
 def export(program: ExportedProgram, *, opset: int) -> Any:
     """The program as a `torch.onnx.ONNXProgram`, constants folded. The program stays as it is.
@@ -33,7 +35,12 @@ def export(program: ExportedProgram, *, opset: int) -> Any:
 
 def _translate(program: ExportedProgram, opset: int) -> Any:
     exported = torch.onnx.export(
-        program, dynamo=True, opset_version=opset, verbose=False, optimize=False
+        program,
+        dynamo=True,
+        opset_version=opset,
+        verbose=False,
+        optimize=False,
+        custom_translation_table=dict(translations()),
     )
     assert exported is not None
     return exported
@@ -78,6 +85,10 @@ def _tidy(model: Any) -> None:
     import onnxscript.optimizer
     from onnx_ir.passes import common
 
+    if any(node.domain == DOMAIN for node in model.graph):
+        scan = scan_function()
+        model.functions[scan.identifier()] = scan
+        model.opset_imports[DOMAIN] = 1
     common.InlinePass()(model)
     _settle_shapes(model)
     onnxscript.optimizer.fold_constants_ir(model)

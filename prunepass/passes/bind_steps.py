@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
+from prunepass.analyse.scan import Order, step_bias, token_orders
 from prunepass.analyse.sites import (
+    fixed_tokens,
     labelled,
     narrowed_attention,
     prefix_tokens,
@@ -17,8 +19,11 @@ from prunepass.analyse.token_positions import Refusal
 from prunepass.analyse.token_trace import TokenTrace, trace_tokens
 from prunepass.errors import PlanError, UnsupportedGraph, nearest
 from prunepass.graph import meta
-from prunepass.plan import Step
-from prunepass.rules.table import UNREAD, check_options, rule
+from prunepass.ops.selective_scan import SCAN
+from prunepass.ops.token_places import GRID, LINE
+from prunepass.plan import Plain, Step
+from prunepass.rules.table import PLACE_OPTIONS, UNREAD, check_options, rule
+from prunepass.rules.token_gaps import ALIGNMENTS, CONVOLUTIONS
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,48 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Places:
+    """What is done where tokens are scanned and some are missing; options of any step.
+
+    Attributes:
+        alignment: `decay0`: states decay as if a token of zeros stood where one is missing;
+            `decay`: as far as the missing ones stepped, on average, where they were dropped;
+            `hold`: as if there was nothing between two tokens.
+        convolution: `compact`: convolutions along the line take the tokens that are left for
+            neighbours; `scatter`: they see zeros in the gaps.
+    """
+
+    alignment: str = ALIGNMENTS[0]
+    convolution: str = CONVOLUTIONS[0]
+
+
+def places_of(options: Mapping[str, Plain]) -> Places:
+    """What the options of a step say of scans.
+
+    Raises:
+        PlanError: An unknown way.
+    """
+    found = {name: options[name] for name in PLACE_OPTIONS if name in options}
+    for name, known in (("alignment", ALIGNMENTS), ("convolution", CONVOLUTIONS)):
+        if name in found and found[name] not in known:
+            raise PlanError(
+                f"there is no {name} called {found[name]!r}",
+                found=repr(found[name]),
+                fix=f"one of {nearest(str(found[name]), known)}",
+            )
+    return Places(**found)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Bound:
     """All steps of one plan, bound to one graph.
 
     Attributes:
         cuts: In graph order.
         prefix: Leading tokens that always stay.
+        fixed: Numbers of other tokens that always stay.
+        places: What is done where tokens are scanned.
+        orders: Node -> which token stands where, for values whose tokens are out of order.
         table: Label -> node.
         trace: What shrinks behind the first cut.
         narrowed: Fused attentions whose queries are cut to the prefix, and the cut that says so.
@@ -52,6 +93,9 @@ class Bound:
 
     cuts: tuple[Cut, ...]
     prefix: int
+    fixed: tuple[int, ...]
+    places: Places
+    orders: Mapping[Node, Order]
     table: dict[str, Node]
     trace: TokenTrace
     narrowed: dict[Node, Cut]
@@ -66,13 +110,21 @@ def bind(module: GraphModule, steps: Sequence[Step]) -> Bound:
         UnsupportedGraph: The graph does not allow another number of tokens at a site.
     """
     table, prefix = labelled(module.graph), prefix_tokens(module.graph)
-    cuts = _cuts(module, steps, table, prefix)
-    trace = _trace(module, cuts, table, prefix)
-    return Bound(cuts, prefix, table, trace, _narrowed(cuts, table, trace))
+    fixed = fixed_tokens(module.graph)
+    cuts = _cuts(module, steps, table, prefix, fixed)
+    trace = _trace(module, cuts, table, prefix, fixed)
+    orders = token_orders(module.graph)
+    places = _places(module, cuts, trace, orders)
+    narrowed = _narrowed(cuts, table, trace)
+    return Bound(cuts, prefix, fixed, places, orders, table, trace, narrowed)
 
 
 def _cuts(
-    module: GraphModule, steps: Sequence[Step], table: dict[str, Node], prefix: int
+    module: GraphModule,
+    steps: Sequence[Step],
+    table: dict[str, Node],
+    prefix: int,
+    fixed: tuple[int, ...],
 ) -> tuple[Cut, ...]:
     if not steps:
         raise PlanError("no step to apply", found="0 steps", fix="plan at least one step")
@@ -83,6 +135,13 @@ def _cuts(
             "cannot merge tokens of a program that merges tokens already",
             found="its merged tokens would count as one each",
             fix="put all merging steps into one plan, or use action `drop`",
+        )
+    scans = any(node.target is SCAN for node in module.graph.nodes)
+    if scans and any(label.endswith(":reduce.tokens") for label in table):
+        raise PlanError(
+            "cannot remove tokens of a program that scans and has lost tokens already",
+            found="where its tokens stood is not known any more",
+            fix="put all steps into one plan",
         )
     bound: dict[Node, Step] = {}
     for step in steps:
@@ -102,33 +161,83 @@ def _cuts(
             )
         bound[node] = step
         check_options(rule(step.rule), step.options)
+        if fixed and rule(step.rule).kind != "score":
+            raise PlanError(
+                f"rule {step.rule!r} cannot spare a token in the middle",
+                found=f"token {fixed[0]} of this model always stays",
+                fix="a rule that scores tokens, such as scan-output",
+            )
     order = {node: i for i, node in enumerate(module.graph.nodes)}
     nodes = sorted(bound, key=lambda n: order[n])
     tokens = (meta.concrete_shape(nodes[0], 2) or (0, 0))[1]
     cuts = []
     for node in nodes:
         step = bound[node]
-        after = step.count(tokens, prefix)
+        always = prefix + len(fixed)
+        after = step.count(tokens, always)
         exact = step.rule == UNREAD and after == prefix > 0
-        if not prefix < after <= tokens and not exact:
+        # A scan along one token is none.
+        least = max(always + 1, 2) if step.site.endswith(".scan") or fixed else always + 1
+        if not least <= after <= tokens and not exact:
             raise PlanError(
                 f"cannot keep {after} tokens at {step.site}",
-                found=f"{tokens} tokens arrive there, {prefix} of them prefix tokens",
-                fix=f"keep between {prefix + 1} and {tokens}",
+                found=f"{tokens} tokens arrive there, {always} of them always stay",
+                fix=f"keep between {least} and {tokens}",
             )
         cuts.append(Cut(step, node, tokens, after))
         tokens = after
     return tuple(cuts)
 
 
+def _places(
+    module: GraphModule,
+    cuts: tuple[Cut, ...],
+    trace: TokenTrace,
+    orders: Mapping[Node, Order],
+) -> Places:
+    """What the steps say of scans, checked against those that follow.
+
+    Raises:
+        PlanError: They differ, or ask for what the scans cannot give.
+    """
+    chosen = {places_of(cut.step.options) for cut in cuts}
+    if len(chosen) > 1:
+        raise PlanError(
+            "the steps of a plan treat missing tokens in different ways",
+            found=" and ".join(sorted(str(places) for places in chosen)),
+            fix="one alignment and one convolution for all of them",
+        )
+    (places,) = chosen
+    placed = [n for n in module.graph.nodes if n.target in (SCAN, LINE, GRID) and n in trace.axes]
+    for node in placed:
+        unknown = node.target is SCAN and step_bias(node) is None
+        if unknown and places.alignment != "hold":
+            raise PlanError(
+                f"cannot tell how far a missing token steps in {meta.module_path(node)}",
+                found="the step of the scan is no softplus of a linear layer with a bias",
+                fix="alignment='hold'",
+            )
+        if node.target is GRID and node.args[0] in orders:
+            raise PlanError(
+                f"tokens are laid out on a grid out of order in {meta.module_path(node)}",
+                found="a convolution over the grid behind a change of order",
+                fix="no step in front of it",
+            )
+    return places
+
+
 def _trace(
-    module: GraphModule, cuts: tuple[Cut, ...], table: dict[str, Node], prefix: int
+    module: GraphModule,
+    cuts: tuple[Cut, ...],
+    table: dict[str, Node],
+    prefix: int,
+    fixed: tuple[int, ...],
 ) -> TokenTrace:
     first = cuts[0]
     try:
         trace = _trace_before(module, first, table, prefix)
         if trace is None:
-            trace = trace_tokens(module, first.node, prefix=prefix)
+            trace = trace_tokens(module, first.node, prefix=prefix, fixed=fixed)
     except Refusal as refusal:
         raise UnsupportedGraph(
             f"cannot remove tokens at {first.step.site} ({meta.module_path(first.node)})",

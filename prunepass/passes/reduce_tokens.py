@@ -25,6 +25,7 @@ from prunepass.graph.arguments import operands, replace_argument
 from prunepass.graph.edit import open_module, seal
 from prunepass.graph.splice import insert_call
 from prunepass.passes.bind_steps import Cut, bind
+from prunepass.passes.missing_tokens import MissingTokens
 from prunepass.passes.token_sizes import bias_attention, weigh_mean
 from prunepass.plan import Step
 from prunepass.records import PassRecord
@@ -33,6 +34,7 @@ from prunepass.rules.live_in import compose, gather_live_in
 from prunepass.rules.merge import gather_tokens, merge_tokens
 from prunepass.rules.prefix import first_positions, first_queries, first_tokens
 from prunepass.rules.table import UNREAD, rule, select
+from prunepass.rules.token_gaps import among, note_widths
 
 
 def reduce_tokens(
@@ -68,12 +70,14 @@ class _Stage:
         kept: [B, tokens], their positions in the stage before; None in stage 0.
         size: [B, tokens], how many original tokens each stands for; None while all count one.
         origin: Stage -> [B, tokens], their positions in that stage.
+        widths: [B, T], what each token of stage 0 that is gone amounts to; None where nobody asks.
     """
 
     tokens: int
     kept: Node | None = None
     size: Node | None = None
     origin: dict[int, Node] = field(default_factory=dict)
+    widths: Node | None = None
 
 
 class _Reducer:
@@ -90,6 +94,11 @@ class _Reducer:
         self.replaced: dict[Node, Node] = {}
         self.gathered: dict[tuple[Node, int, Axes, int], Node] = {}
         self.biased = 0
+        self.fixed, self.places = bound.fixed, bound.places
+        self.missing = MissingTokens(
+            self.graph, bound.places, bound.orders, tokens=self.trace.tokens, fixed=bound.fixed,
+            positions=lambda stage: self._positions(0, stage), widths=self._widths,
+        )  # fmt: skip
 
     def run(self) -> PassRecord:
         cuts = {cut.node: cut for cut in self.cuts}
@@ -116,6 +125,7 @@ class _Reducer:
                 "frozen_sizes": len(self.trace.frozen),
                 "live_ins": len(self.trace.live_ins),
                 "biased_attentions": self.biased,
+                **({"aligned_scans": self.missing.aligned} if self.missing.aligned else {}),
             },
         )
 
@@ -148,6 +158,10 @@ class _Reducer:
         """Brings a node's operands to one stage, and its sizes to that stage's count."""
         if node not in self.trace.axes:
             stage = self._lift_operands(node, live)
+            source = node.args[0] if node.args else None
+            if stage and self.missing.reads_fixed(node, self.trace.axes.get(source, ())):  # type: ignore[arg-type]
+                self.missing.read_fixed(node, stage)
+                return
             # Attention whose queries are no tokens: a pooling latent, a class token.
             self._bias(node, stage)
             size = self.stages[stage].size
@@ -164,6 +178,7 @@ class _Reducer:
         for size in frozen:
             replace_argument(node, size.path, self.stages[stage].tokens + size.offset)
         self._bias(node, stage)
+        self.missing.treat(node, stage, self.stages[stage].tokens)
 
     def _lift_operands(self, node: Node, live: dict[Any, Any]) -> int:
         current = [self._current(n) for n in node.all_input_nodes]
@@ -192,10 +207,15 @@ class _Reducer:
     ) -> Node:
         key = (source, stage, axes, rank)
         if key not in self.gathered:
+            where = (
+                self._positions(behind, stage)
+                if behind
+                else self.missing.lifted(source, stage, user)
+            )
             self.gathered[key] = insert_call(
                 self.graph,
                 gather_live_in,
-                (source, self._positions(behind, stage)),
+                (source, where),
                 {"axes": axes, "rank": rank},
                 before=user,
                 label="reduce_tokens:live_in",
@@ -270,6 +290,8 @@ class _Reducer:
         self.replaced[cut.node] = reduced
         self.stage_of[reduced] = stage
         self.trace.axes[reduced] = ((1, 0),)
+        if self.places.alignment == "decay" and self.missing.biases:
+            self.stages[-1].widths = self._note_widths(cut, stage)
 
     def _cut_to_prefix(self, cut: Cut, label: str, at: Node) -> tuple[Node, Node | None, Node]:
         """Keeps the prefix tokens only: a slice, no scores."""
@@ -297,8 +319,7 @@ class _Reducer:
         block = int(cut.step.site[len("block[") : cut.step.site.index("]")])
         available = roles(self.table, block, self.trace.tokens)
         wanted = [*rule(cut.step.rule).needs]
-        if "key" in available and "key" not in wanted:
-            wanted.append("key")
+        wanted += [n for n in ("key" if "key" in available else "hidden",) if n not in wanted]
         found: dict[str, Node] = {}
         for name in wanted:
             if name not in available:
@@ -313,10 +334,66 @@ class _Reducer:
                 found[name] = here.size or self._ones(cut.node, cut.node.next, cut.step.site)
             elif name == "attention":
                 found[name] = self._attention_role(cut, block)
+            elif name == "scan_output":
+                found[name] = self._scan_role(cut, block)
             else:
                 node = self.table[f"block[{block}].attention:{name}"]
                 found[name] = self._at_last_stage(node, cut)
+        if self.fixed:
+            found["fixed"] = self._fixed_role(cut)
         return found
+
+    def _numbers(self, cut: Cut, stage: int) -> Node:
+        """[B, T], the numbers in the whole sequence of the tokens that arrive at a cut."""
+        if stage:
+            return self._positions(0, stage)
+        return insert_call(
+            self.graph, numbers, (cut.node,), before=cut.node.next, label=cut.step.site
+        )
+
+    def _note_widths(self, cut: Cut, stage: int) -> Node:
+        """[B, T], what each token that is gone behind a cut amounts to."""
+        here, before = self._numbers(cut, stage - 1), self.stages[stage - 1].widths
+        kept = self._positions(0, stage)
+        block = cut.step.site[: cut.step.site.index("]") + 1]
+        width = self.missing.widths_of(f"{block}.scan:core", here, before=kept.next)
+        if before is None:
+            before = insert_call(
+                self.graph, no_widths, (here, self.trace.tokens), before=width.next, label=block
+            )
+        after = max((before, width), key=list(self.graph.nodes).index)
+        return insert_call(
+            self.graph, note_widths, (before, here, kept, width), before=after.next,
+            label=f"{cut.step.site}:reduce.widths",
+        )  # fmt: skip
+
+    def _widths(self, stage: int) -> Node:
+        found = self.stages[stage].widths
+        assert found is not None
+        return found
+
+    def _fixed_role(self, cut: Cut) -> Node:
+        """[B, T] bool: which of the tokens that arrive at a cut are to stay whatever they score."""
+        numbers_here = self._numbers(cut, len(self.stages) - 1)
+        at = max((numbers_here, cut.node), key=list(self.graph.nodes).index).next
+        return insert_call(
+            self.graph,
+            among,
+            (numbers_here, self.fixed),
+            before=at,
+            label=f"{cut.step.site}:reduce.fixed",
+        )
+
+    def _scan_role(self, cut: Cut, block: int) -> Node:
+        """[B, T, C], what the scans of a block found of the tokens that arrive at a cut."""
+        node = self.table[f"block[{block}].scan:mixed"]
+        if self.stage_of.get(node, 0) != len(self.stages) - 1:
+            raise PlanError(
+                f"rule {cut.step.rule!r} needs `scan_output`, which {cut.step.site} no longer has",
+                found="another step removes tokens between the scan and this site",
+                fix="one step a block",
+            )
+        return node
 
     def _at_last_stage(self, node: Node, cut: Cut) -> Node:
         """Queries, keys or values [B, H, T, D] of the tokens that arrive at a cut."""
@@ -360,6 +437,16 @@ class _Reducer:
             self.stage_of[output] = self.stage_of[core]
             self.trace.axes[output] = self.trace.axes[core]
         return self.table[label]
+
+
+def numbers(x: torch.Tensor) -> torch.Tensor:
+    """[B, T] int64: 0, 1, 2 .. for the tokens of `x` [B, T, C]."""
+    return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], x.shape[1])
+
+
+def no_widths(here: torch.Tensor, tokens: int) -> torch.Tensor:
+    """[B, tokens] zeros, as many rows as `here` [B, K]."""
+    return torch.zeros(here.shape[0], tokens, device=here.device)
 
 
 def unit_sizes(x: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch.export import ExportedProgram
@@ -16,6 +16,7 @@ from prunepass.planners.request import (
     Request,
     ask,
     exponent_of,
+    kept_steps,
     published,
     refused_besides,
     schedule,
@@ -36,6 +37,8 @@ def plan(
     action: Action | None = None,
     at: Sequence[int] | None = None,
     exponent: float | None = None,
+    keep: float | Sequence[float] | None = None,
+    options: Mapping[str, Plain] | None = None,
 ) -> Plan:
     """A plan that brings a program to a share of its MACs.
 
@@ -47,6 +50,9 @@ def plan(
         action: `drop` or `merge`, None for the method's own.
         at: Blocks where tokens are reduced, counted from 0; None for the method's own.
         exponent: How late tokens go, see `depth_counts`; None for the default of the budget.
+        keep: Share of the tokens arriving at each block that stays, one for all or one for each,
+            in place of a budget.
+        options: Options of the rule, on top of the method's own.
 
     Raises:
         PlanError: The budget is outside (0, 1] or cannot be reached.
@@ -55,6 +61,18 @@ def plan(
     """
     sites = find_sites(program)
     request = ask(sites, method_name=method, action=action, at=at, exponent=exponent)
+    if options:
+        more = {**request.method.options, **options}
+        request = replace(request, method=replace(request.method, options=more))
+    if keep is not None:
+        if flops is not None:
+            raise PlanError(
+                "a plan has a budget or shares to keep",
+                found=f"flops={flops} together with keep={keep}",
+                fix="leave out one of them",
+            )
+        steps = kept_steps(request, keep)
+        return finish(request, sites, cost_of(program, sites, request), steps, target=None)
     if flops is None:
         steps = published(request, sites)
         cost = cost_of(program, sites, request)
@@ -105,7 +123,7 @@ def fit(program: ExportedProgram, sites: Sites, request: Request, *, flops: floa
     if abs(reached - flops) > TOLERANCE * flops:
         # With few tokens the formula takes steps that are too large: a token or two at one site.
         halves = request.method.shape != "stages"
-        near = _nearby(steps, cost.tokens, sites.prefix_tokens, halves=halves)
+        near = _nearby(steps, cost.tokens, sites.always_kept, halves=halves)
         ratios = [(cost.ratio(priced(s, cost.tokens, sites)), s) for s in near]
         reached, steps = min([(reached, steps), *ratios], key=lambda found: abs(found[0] - flops))
     if abs(reached - flops) > TOLERANCE * flops:
@@ -121,7 +139,7 @@ def priced(steps: Sequence[Step], tokens: int, sites: Sites) -> list[Reduction]:
     """The reductions that steps amount to, with the tokens before and after each."""
     reductions = []
     for step in steps:
-        after = step.count(tokens, sites.prefix_tokens)
+        after = step.count(tokens, sites.always_kept)
         reductions.append(Reduction(step.site, step.rule, step.action, step.options, tokens, after))
         tokens = after
     return reductions

@@ -15,10 +15,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from prunepass.analyse.flops import node_macs
-from prunepass.analyse.sites import narrowed_attention, prefix_tokens
+from prunepass.analyse.sites import fixed_tokens, narrowed_attention, prefix_tokens
 from prunepass.analyse.token_trace import trace_tokens
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
+from prunepass.ops.token_places import GRID
 from prunepass.plan import Action
 from prunepass.records import Sites
 from prunepass.rules.merge import merge_tokens
@@ -61,7 +62,8 @@ class TokenCost:
         if unread is not None:
             self._narrowed = narrowed_attention(table, unread)
             cuts.append(self._narrowed or table[f"{unread}:output"])
-        self._trace = trace_tokens(module, cuts[0], prefix=self._prefix)
+        fixed_numbers = fixed_tokens(module.graph)
+        self._trace = trace_tokens(module, cuts[0], prefix=self._prefix, fixed=fixed_numbers)
         self.tokens = self._trace.tokens
         self._fixed, self._counted = self._split(list(module.graph.nodes), cuts)
         self._rules: dict[tuple[object, ...], int] = {}
@@ -91,12 +93,16 @@ class TokenCost:
             stages = [
                 max(stage_of[n], cut_stage.get(n, 0)) for n in node.all_input_nodes if n in stage_of
             ]
+            on_grid = node.target is GRID  # it runs over the whole grid, whatever is left on it
+            if on_grid:
+                fixed += node_macs(node, lambda n: meta.concrete_shape(n, 1) or ())
             if stages and node is not self._trace.site:
                 stage = max(cut_stage[node] if node is self._narrowed else 0, *stages)
                 if node in self._trace.axes:
                     stage_of[node] = stage
-                counted.append((node, stage))
-            else:
+                if not on_grid:
+                    counted.append((node, stage))
+            elif not on_grid:
                 fixed += node_macs(node, lambda n: meta.concrete_shape(n, 1) or ())
         # Nodes without products cost nothing at any count.
         full = [(n, s) for n, s in counted if node_macs(n, lambda m: self._shape(m, self.tokens))]
@@ -149,8 +155,9 @@ def _count_rule(reduction: Reduction, channels: int, heads: int, prefix: int) ->
         "value": (1, heads, tokens, width),
         "hidden": (1, tokens, channels),
         "size": (1, tokens),
+        "scan_output": (1, tokens, 2 * channels),
     }
-    wanted = {*rule(reduction.rule).needs, "key"}
+    wanted = {*rule(reduction.rule).needs, "key"}  # likeness costs the same by keys or states
     roles = {name: torch.empty(shapes[name], device="meta") for name in wanted}
     with _Recorder() as recorder:
         selection = select(

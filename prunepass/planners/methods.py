@@ -80,6 +80,16 @@ EVIT = Stages(
 )
 """EViT's: 0.7 of the tokens stay in the fourth, seventh and tenth block, before the MLP."""
 
+TOP_VIM = Stages(
+    depth=24,
+    tokens=197,
+    blocks=(5, 10, 15, 20),
+    ratios=(0.8, 0.8, 0.8, 0.8),
+    similar=(0, 0, 0, 0),
+    iterations=(5, 5, 5, 5),
+)
+"""ToP-ViM's for Vision Mamba: 0.8 of the patches stay every fifth of 24 layers."""
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         m.name: m
@@ -147,6 +157,35 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 shape="stages",
                 summary="drops the tokens with the longest keys",
                 source="Devoto et al., EMNLP 2024",
+            ),
+            Method(
+                name="ssm-align",
+                rule="scan-output",
+                action="drop",
+                place="output",
+                shape="stages",
+                options=MappingProxyType({"alignment": "decay0"}),
+                summary="drops what comes out of state-space scans least, the gaps decay on",
+                source="Zhan et al., token pruning in vision SSMs (ToP-ViM), NeurIPS 2024",
+            ),
+            Method(
+                name="ssm-merge",
+                rule="scan-output",
+                action="merge",
+                place="output",
+                shape="stages",
+                options=MappingProxyType({"alignment": "decay0"}),
+                summary="as ssm-align, but what goes is merged into the most alike that stays",
+                source="after Zhan et al., token reduction in SSMs (ToR), EMNLP 2024",
+            ),
+            Method(
+                name="similar-hidden",
+                rule="similar-hidden",
+                action="drop",
+                place="output",
+                shape="stages",
+                summary="drops near-duplicates among hidden states, no attention needed",
+                source="Wang et al., Zero-TPrune, CVPR 2024 (S-stage, alternating split)",
             ),
             Method(
                 name="random",

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prunepass.errors import PlanError, UnsupportedGraph
-from prunepass.plan import Action, Plain, Step
+from prunepass.plan import Action, Plain, Step, check_keep
 from prunepass.planners.methods import (
     DOWNSAMPLE,
     EVIT,
+    TOP_VIM,
     ZERO_TPRUNE_DEIT_S,
     Method,
     Stages,
@@ -106,7 +107,7 @@ def ask(
 
 def schedule(request: Request, sites: Sites, *, strength: float, ratio: float) -> list[Step]:
     """The steps of a request at a strength >= 0; 0 removes (almost) nothing."""
-    tokens, prefix = request.sites[0].tokens, sites.prefix_tokens
+    tokens, prefix = request.sites[0].tokens, sites.always_kept
     shape = request.method.shape
     if shape == "depth":
         counts = depth_counts(
@@ -135,7 +136,29 @@ def published(request: Request, sites: Sites) -> list[Step]:
             found="no --flops",
             fix="--flops 0.6 asks for 60 % of the MACs",
         )
-    return _stage_steps(request, request.sites[0].tokens, sites.prefix_tokens, 1.0)
+    return _stage_steps(request, request.sites[0].tokens, sites.always_kept, 1.0)
+
+
+def kept_steps(request: Request, keep: float | Sequence[float]) -> list[Step]:
+    """Steps that keep a share of the tokens that arrive at each site of a request.
+
+    Raises:
+        PlanError: There are not as many shares as sites.
+    """
+    every = [float(keep)] * len(request.sites) if isinstance(keep, (int, float)) else list(keep)
+    every = every * len(request.sites) if len(every) == 1 else every
+    if len(every) != len(request.sites):
+        raise PlanError(
+            "each block needs a share to keep",
+            found=f"{len(every)} shares for {len(request.sites)} blocks",
+            fix="one share for all of them, or one for each of --at",
+        )
+    for share in every:
+        check_keep(float(share), where="a share to keep")
+    return [
+        _step(request, site, float(share), request.method.options)
+        for site, share in zip(request.sites, every, strict=True)
+    ]
 
 
 def unread_step(site: str, sites: Sites) -> Step:
@@ -166,7 +189,7 @@ def _stage_steps(request: Request, tokens: int, prefix: int, strength: float) ->
     return steps
 
 
-def _step(request: Request, site: Site, keep: int, options: Mapping[str, Plain]) -> Step:
+def _step(request: Request, site: Site, keep: int | float, options: Mapping[str, Plain]) -> Step:
     return Step(
         kind="reduce_tokens",
         site=site.label,
@@ -178,7 +201,8 @@ def _step(request: Request, site: Site, keep: int, options: Mapping[str, Plain])
 
 
 def _stages(chosen: Method) -> Stages:
-    return EVIT if chosen.rule == "cls-attention" else ZERO_TPRUNE_DEIT_S
+    own = {"cls-attention": EVIT, "scan-output": TOP_VIM, "similar-hidden": TOP_VIM}
+    return own.get(chosen.rule, ZERO_TPRUNE_DEIT_S)
 
 
 def _picks(wanted: int, known: int) -> list[int]:

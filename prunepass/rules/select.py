@@ -106,7 +106,14 @@ def top_tokens(score: Tensor, *, keep: int, prefix: int) -> tuple[Tensor, Tensor
     return complement(dropped, tokens=tokens), dropped
 
 
-def nearest_kept(features: Tensor, *, kept: Tensor, dropped: Tensor, prefix: int) -> Tensor:
+def nearest_kept(
+    features: Tensor,
+    *,
+    kept: Tensor,
+    dropped: Tensor,
+    prefix: int,
+    fixed: Tensor | None = None,
+) -> Tensor:
     """For each dropped token the position in `kept` of the most alike one: [B, R] int64.
 
     Args:
@@ -114,15 +121,21 @@ def nearest_kept(features: Tensor, *, kept: Tensor, dropped: Tensor, prefix: int
         kept: [B, K] int64, ascending, the prefix tokens first.
         dropped: [B, R] int64.
         prefix: The first `prefix` kept tokens are never chosen.
+        fixed: [B, T] bool, others that are never chosen.
     """
     alike = cosine(
         gather_tokens(features, dropped),
         gather_tokens(features, kept[:, prefix:]),
     )
+    if fixed is not None:
+        shunned = fixed.gather(1, kept[:, prefix:]).unsqueeze(1)
+        alike = alike.masked_fill(shunned, float("-inf"))
     return alike.argmax(dim=2) + prefix
 
 
-def select_by_score(score: Tensor, features: Tensor, *, keep: int, prefix: int) -> Selection:
+def select_by_score(
+    score: Tensor, features: Tensor, *, keep: int, prefix: int, fixed: Tensor | None = None
+) -> Selection:
     """The selection that keeps the highest scores; dropped tokens aim at the most alike kept one.
 
     Args:
@@ -130,12 +143,15 @@ def select_by_score(score: Tensor, features: Tensor, *, keep: int, prefix: int) 
         features: [B, T, F]; only used for the targets.
         keep: How many tokens stay, prefix tokens included; prefix < keep <= T.
         prefix: The first `prefix` tokens always stay, are not ranked and are no targets.
+        fixed: [B, T] bool, other tokens that always stay and are no targets, fewer than `keep`.
 
     Raises:
         ValueError: `keep` is out of range.
     """
+    if fixed is not None:
+        score = score.masked_fill(fixed, float("inf"))
     kept, dropped = top_tokens(score, keep=keep, prefix=prefix)
     if dropped.shape[1] == 0:
         return Selection(kept, dropped, dropped)
-    target = nearest_kept(features, kept=kept, dropped=dropped, prefix=prefix)
+    target = nearest_kept(features, kept=kept, dropped=dropped, prefix=prefix, fixed=fixed)
     return Selection(kept, dropped, kept.gather(1, target))

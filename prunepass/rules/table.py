@@ -16,7 +16,9 @@ from prunepass.rules.key_norm import key_norm
 from prunepass.rules.page_rank import page_rank_score
 from prunepass.rules.random import random
 from prunepass.rules.received_attention import received_attention
+from prunepass.rules.scan_output import scan_output
 from prunepass.rules.select import Selection, keep_everything, select_by_score
+from prunepass.rules.similar_hidden import similar_hidden
 from prunepass.rules.similarity import head_rows
 from prunepass.rules.tome import tome
 from prunepass.rules.zero_tprune import zero_tprune
@@ -24,7 +26,10 @@ from prunepass.rules.zero_tprune import zero_tprune
 UNREAD = "unread"
 """The rule that keeps prefix tokens only, where nothing else is read: exact, and no scores."""
 
-ROLES = ("attention", "query", "key", "value", "hidden", "size")
+ROLES = ("attention", "query", "key", "value", "hidden", "size", "scan_output")
+
+PLACE_OPTIONS = ("alignment", "convolution")
+"""Options of every rule: what is done where tokens are scanned, and some are missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +128,23 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             source="baseline of the token pruning papers",
             summary="the same random tokens in every image",
         ),
+        "scan-output": Rule(
+            name="scan-output",
+            kind="score",
+            function=scan_output,
+            needs=("scan_output",),
+            options=MappingProxyType({"clip": "positive"}),
+            source="ToP-ViM, NeurIPS 2024, arXiv 2409.18962, token importance",
+            summary="how much of a token comes out of the scans of its layer",
+        ),
+        "similar-hidden": Rule(
+            name="similar-hidden",
+            kind="score",
+            function=similar_hidden,
+            needs=("hidden",),
+            source="Zero-TPrune, CVPR 2024, arXiv 2305.17328, S-stage without attention",
+            summary="near-duplicates go first",
+        ),
         "zero-tprune": Rule(
             name="zero-tprune",
             kind="selection",
@@ -189,7 +211,7 @@ def check_options(row: Rule, options: Mapping[str, object]) -> None:
         PlanError: It does not know one; the known options are listed, nearest first.
     """
     for option in options:
-        if option not in row.options:
+        if option not in row.options and option not in PLACE_OPTIONS:
             known = nearest(option, row.options)
             raise PlanError(
                 f"rule {row.name!r} has no option {option!r}",
@@ -207,7 +229,9 @@ def select(
         name: A key of `RULES`.
         roles: Role -> tensor: at least what the rule needs, and for a score rule "key" or "hidden"
             besides (they say which kept token a dropped one is most alike). attention [B, H, T, T],
-            query, key and value [B, H, T, D], hidden [B, T, C], size [B, T].
+            query, key and value [B, H, T, D], hidden [B, T, C], size [B, T], scan_output
+            [B, T, C']. A score rule can be told, besides, of tokens behind the prefix that always
+            stay: fixed [B, T] bool.
         keep: How many tokens stay, prefix tokens included; prefix < keep <= T.
         prefix: The first `prefix` tokens always stay.
         options: Override the row's defaults.
@@ -229,7 +253,7 @@ def select(
         )
     arguments: dict[str, object] = {role: roles[role] for role in row.needs}
     arguments.update(row.options)
-    arguments.update(options)
+    arguments.update({n: value for n, value in options.items() if n not in PLACE_OPTIONS})
     if row.kind == "selection":
         selection = row.function(**arguments, keep=keep, prefix=prefix)
         assert isinstance(selection, Selection)
@@ -239,4 +263,4 @@ def select(
     score = row.function(**arguments)
     assert isinstance(score, Tensor)
     features = head_rows(roles["key"], heads="concat") if "key" in roles else roles["hidden"]
-    return select_by_score(score, features, keep=keep, prefix=prefix)
+    return select_by_score(score, features, keep=keep, prefix=prefix, fixed=roles.get("fixed"))

@@ -16,9 +16,9 @@ from prunepass.vlm.loading import load
 from prunepass.vlm.manifest import VlmManifest
 
 Say = Callable[..., None]
-ONLY_PICTURES = ("flops", "action", "at", "images", "plan")
+ONLY_PICTURES = ("flops", "action", "at", "images", "plan", "option")
 """Options of `compile` that make sense for models of pictures alone."""
-ONLY_TEXT = ("keep", "after", "positions", "image_size")
+ONLY_TEXT = ("after", "positions", "image_size")
 """Options of `compile` that make sense for vision-language models alone."""
 
 

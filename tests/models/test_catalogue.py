@@ -32,7 +32,8 @@ def test_models_load_in_eval_mode_and_float32(name: str) -> None:
     model = catalogue.load(name, weights="pretrained" if card.weights else "random")
     assert isinstance(model, nn.Module)
     assert not any(module.training for module in model.modules())
-    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    kinds = {v.dtype for v in model.state_dict().values() if v.is_floating_point()}
+    assert kinds == {torch.float32}
     with torch.no_grad():
         logits = model(torch.rand(2, 3, card.image_size, card.image_size))
     assert logits.ndim == 2

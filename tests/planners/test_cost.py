@@ -10,9 +10,14 @@ from prunepass.apply import apply_plan
 from prunepass.planners.budget import cost_of, plan, priced
 from prunepass.planners.methods import METHODS
 from prunepass.planners.request import ask
+from prunepass.rules.table import rule
 from tests.conftest import Captured
 
-ON_CLASS = [("class", name, None) for name in METHODS]
+ON_CLASS = [
+    ("class", name, None)
+    for name, row in METHODS.items()
+    if "scan_output" not in rule(row.rule).needs
+]
 ELSEWHERE = [
     ("unfused", "tome", None),  # the last attention is written out: its result is cut
     ("distilled", "weighted-merge", "drop"),

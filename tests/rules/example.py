@@ -37,6 +37,7 @@ def roles(
         "value": numbers(*per_head, seed=seed + 3, dtype=dtype),
         "hidden": numbers(batch, tokens, heads * channels, seed=seed + 4, dtype=dtype),
         "size": torch.ones(batch, tokens, dtype=dtype),
+        "scan_output": numbers(batch, tokens, 3 * channels, seed=seed + 5, dtype=dtype),
     }
 
 
@@ -49,6 +50,7 @@ def permute_tokens(given: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]
         "value": given["value"][:, :, order],
         "hidden": given["hidden"][:, order],
         "size": given["size"][:, order],
+        "scan_output": given["scan_output"][:, order],
     }
 
 

@@ -17,7 +17,8 @@ from prunepass.rules.table import ROLES, RULES, UNREAD, rule, select
 from tests.rules.example import permute_tokens, roles, shuffled
 
 EVERY = tuple(name for name in RULES if name != UNREAD)
-MATCHING = ("tome", "attention-weighted")  # these split tokens by the parity of their index
+# These split tokens by the parity of their index.
+MATCHING = ("tome", "attention-weighted", "similar-hidden")
 TOKENS, KEEP, PREFIX = 13, 8, 1
 
 
@@ -150,8 +151,10 @@ class Reduce(torch.nn.Module):
         super().__init__()
         self.name, self.options = name, options
 
-    def forward(self, attention: Tensor, key: Tensor, hidden: Tensor, size: Tensor) -> object:
-        given = {"attention": attention, "key": key, "hidden": hidden, "size": size}
+    def forward(
+        self, attention: Tensor, key: Tensor, hidden: Tensor, size: Tensor, scan_output: Tensor
+    ) -> object:
+        given = {"attention": attention, "key": key, "hidden": hidden, "scan_output": scan_output}
         selection = select(self.name, given, keep=KEEP, prefix=PREFIX, **self.options)
         return *selection[:3], *merge_tokens(hidden, size, selection)
 
@@ -169,7 +172,7 @@ class Reduce(torch.nn.Module):
 def test_exported_rule_keeps_the_same_tokens_in_onnx_runtime(
     name: str, options: dict[str, object], tmp_path: Path
 ) -> None:
-    needed = ("attention", "key", "hidden", "size")
+    needed = ("attention", "key", "hidden", "size", "scan_output")
 
     def inputs(batch: int, seed: int) -> tuple[Tensor, ...]:
         given = roles(batch, seed=seed, dtype=torch.float32)
@@ -232,3 +235,19 @@ def test_a_score_rule_aims_by_keys_and_without_them_by_hidden() -> None:
     by_hidden = select("page-rank", without, keep=5, prefix=1)
     assert torch.equal(by_key.kept, by_hidden.kept)
     assert not torch.equal(by_key.target, by_hidden.target)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in EVERY if RULES[n].kind == "score" and n != "cls-attention"]
+)
+def test_fixed_tokens_stay_and_are_joined_by_none(name: str) -> None:
+    """SS8: in every item, once."""
+    given = roles(3)
+    fixed = torch.zeros(3, TOKENS, dtype=torch.bool)
+    for item, place in enumerate((6, 11, 2)):
+        fixed[item, place] = True
+    selection = select(name, {**given, "fixed": fixed}, keep=4, prefix=0)
+    check(selection, batch=3, keep=4, prefix=0, tokens=TOKENS)
+    for item, place in enumerate((6, 11, 2)):
+        assert selection.kept[item].tolist().count(place) == 1
+        assert place not in selection.target[item].tolist()

@@ -1,0 +1,139 @@
+"""Tokens dropped and merged where they are scanned: a program equals the model run by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from prunepass.models.vim import Vim
+
+from prunepass.analyse.flops import macs
+from prunepass.analyse.sites import sites
+from prunepass.backends.onnx import OnnxBackend
+from prunepass.capture import capture
+from prunepass.errors import PlanError, UnsupportedGraph
+from prunepass.planners.budget import plan
+from prunepass.rules.scan_output import scan_output
+from tests.reference.eager_ssm import Twin
+from tests.tiny_ssm import MODELS, model_and_program, pictures, pruned
+
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def importance(_: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return scan_output(y[None])[0]
+
+
+@pytest.mark.parametrize("alignment", ["decay0", "decay", "hold"])
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_the_model_run_by_hand(name: str, alignment: str) -> None:
+    """SS2 and SS3 in a whole program: the twin walks all places and decays where none is left."""
+    model, program = model_and_program(name)
+    keep = {1: 17} if "plain" in name else {0: 19, 1: 11}
+    program = pruned(program, dict(keep), alignment=alignment)
+    twin = Twin(model, keep, importance, alignment)
+    x = pictures(3, seed=5)
+    torch.testing.assert_close(program.module()(x), twin(x), **EXACT)
+    if name == "vim":
+        # SS8: the class token stays, once, in every picture, and is the one that is read.
+        assert all(kept.count(model.middle) == 1 for kept in twin.kept)
+
+
+def test_convolutions_can_see_the_gaps() -> None:
+    model, program = model_and_program("vim")
+    x = pictures(2, seed=6)
+    scattered = pruned(program, {0: 19, 1: 11}, convolution="scatter").module()(x)
+    twin = Twin(model, {0: 19, 1: 11}, importance, convolution="scatter")
+    torch.testing.assert_close(scattered, twin(x), **EXACT)
+    compact = pruned(program, {0: 19, 1: 11}, convolution="compact").module()(x)
+    assert (compact - scattered).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_keeping_all_is_the_identity(name: str) -> None:
+    """SS1: nothing pruned equals the dense program, to the bit."""
+    _, program = model_and_program(name)
+    x = pictures(2)
+    same = pruned(program, {1: 1.0}, alignment="decay0")
+    assert torch.equal(same.module()(x), program.module()(x))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("action", ["drop", "merge"])
+def test_a_batch_is_its_pictures(name: str, action: str) -> None:
+    _, program = model_and_program(name)
+    module = pruned(program, {1: 0.5}, action=action).module()
+    x = pictures(4, seed=7)
+    singles = torch.cat([module(one[None]) for one in x])
+    torch.testing.assert_close(module(x), singles, **EXACT)
+
+
+def test_gaps_change_the_result_and_no_gaps_do_not() -> None:
+    """SS4 in a whole program: with gaps, `hold` and `decay0` are two things."""
+    _, program = model_and_program("vim")
+    x = pictures(2, seed=8)
+    held = pruned(program, {0: 0.5}, alignment="hold").module()(x)
+    aligned = pruned(program, {0: 0.5}, alignment="decay0").module()(x)
+    assert (held - aligned).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("rule", ["random", "similar-hidden"])
+def test_other_rules_prune_scans_too(rule: str) -> None:
+    _, program = model_and_program("vim")
+    fewer = pruned(program, {0: 0.5}, rule=rule)
+    assert macs(fewer) < 0.8 * macs(program)
+    assert torch.isfinite(fewer.module()(pictures(2))).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vim", {"alignment": "decay", "convolution": "scatter"}),
+        ("vim", {"action": "merge"}),
+        ("plain_mamba", {}),
+    ],
+)
+def test_onnx_runtime_says_the_same(name: str, options: dict[str, Any], tmp_path: Any) -> None:
+    model = MODELS[name]().float()
+    program = capture(model, (pictures(2).float(),))
+    fewer = pruned(program, {1: 0.6}, **options)
+    engine = OnnxBackend(threads=1).build(fewer, tmp_path)
+    x = pictures(3, seed=9).float()
+    expected = fewer.module()(x).detach()
+    torch.testing.assert_close(
+        engine(x)[0], expected, rtol=0, atol=1e-4 * float(expected.abs().max())
+    )
+
+
+def test_the_budget_counts_what_the_program_does() -> None:
+    for name in MODELS:
+        _, program = model_and_program(name)
+        made = plan(program, method="ssm-align", keep=0.6, at=(1,))
+        fewer = pruned(program, {1: 0.6})
+        predicted = made.notes["macs_ratio"]
+        assert predicted == pytest.approx(macs(fewer) / macs(program), abs=5e-5)
+
+
+def test_a_budget_is_met() -> None:
+    model = Vim(image_size=96, patch=8, channels=16, depth=12, states=4, classes=5).eval()
+    program = capture(model, (torch.randn(2, 3, 96, 96),))
+    made = plan(program, method="ssm-align", flops=0.6)
+    assert made.notes["macs_ratio"] == pytest.approx(0.6, abs=0.006)
+
+
+def test_refusals() -> None:
+    _, program = model_and_program("vim")
+    with pytest.raises(PlanError, match="cannot keep 1 tokens"):
+        pruned(program, {0: 1})
+    with pytest.raises(PlanError, match="alignment called 'hol'") as found:
+        pruned(program, {0: 9}, alignment="hol")
+    assert "hold" in str(found.value)
+    with pytest.raises(PlanError, match="needs"):
+        pruned(program, {0: 9}, rule="page-rank")
+    with pytest.raises(PlanError, match="already"):
+        pruned(pruned(program, {0: 20}), {1: 12})
+    _, grid = model_and_program("plain_mamba")
+    with pytest.raises(UnsupportedGraph):
+        pruned(grid, {0: 12})  # its first layer ends with a convolution over the whole grid
+    assert sites(program).fixed_tokens == (12,)
