@@ -154,6 +154,9 @@ class _Mixer(nn.Module):
         self.side, self.as_published, self.scan = side, as_published, scan
         self.sizes = (rank, states, states)
         self.ways = ways(side, side)
+        for i, (order, directions) in enumerate(self.ways):
+            came = torch.tensor([directions[place] for place in inverse(order)])
+            self.register_buffer(f"came_{i}", came, persistent=False)
         self.in_proj = nn.Linear(channels, 2 * inner)
         self.conv2d = nn.Conv2d(inner, inner, 7, padding=3, groups=inner)
         self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
@@ -175,17 +178,19 @@ class _Mixer(nn.Module):
         step, enter, read = self.x_proj(mixed).split(self.sizes, dim=2)
         bias = self.dt_proj.bias * 2 if self.as_published else self.dt_proj.bias
         delta = functional.softplus(functional.linear(step, self.dt_proj.weight, bias))
-        found = [self._along(mixed, delta, enter, read, *way) for way in self.ways]
+        found = [
+            self._along(mixed, delta, enter, read, order, self.get_buffer(f"came_{i}"))
+            for i, (order, _) in enumerate(self.ways)
+        ]
         total = found[0] + found[1] + found[2] + found[3]
         out: Tensor = self.out_proj(total * functional.silu(gate))
         return out
 
     def _along(
         self, x: Tensor, delta: Tensor, enter: Tensor, read: Tensor, order: list[int],
-        directions: list[int],
+        came: Tensor,
     ) -> Tensor:  # fmt: skip
         back = inverse(order)
-        came = torch.tensor([directions[place] for place in back], device=x.device)
         # In the order of the grid, then in that of the way: a token's own direction goes with it.
         direction = reorder_tokens(self.direction_Bs[came][None], order)
         x = reorder_tokens(x, order)

@@ -12,17 +12,17 @@ CLASSES = (
 )  # fmt: skip
 
 
-def tiny_vim(**more: Any) -> Vim:
+def tiny_vim(*, image_size: int = 32, **more: Any) -> Vim:
     """Vim of 50 tokens: patches of 8 x 8 pixels, 4 apart, and the class token in their middle."""
     return Vim(
-        image_size=32, patch=8, stride=4, channels=64, depth=8, states=8, classes=len(CLASSES),
-        **more,
+        image_size=image_size, patch=8, stride=4, channels=64, depth=8, states=8,
+        classes=len(CLASSES), **more,
     )  # fmt: skip
 
 
-def tiny_plain_mamba(**more: Any) -> PlainMamba:
+def tiny_plain_mamba(*, image_size: int = 32, **more: Any) -> PlainMamba:
     """PlainMamba of 64 tokens; what a scan takes is all in its own order, as the paper has it."""
     return PlainMamba(
-        image_size=32, patch=4, channels=64, depth=8, states=8, classes=len(CLASSES),
+        image_size=image_size, patch=4, channels=64, depth=8, states=8, classes=len(CLASSES),
         grid_layers=(0,), as_published=False, **more,
     )  # fmt: skip

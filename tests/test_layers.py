@@ -31,7 +31,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "sources": (4, {"errors", "models"}),
     "apply": (5, _ANALYSIS | {"passes"}),
     "specialise": (5, {"errors", "graph"}),
-    "backends": (6, _RUNNING),
+    "backends": (6, _RUNNING | {"graph.edit"}),
     "measure": (6, _RUNNING),
     "report": (7, {"errors", "plan", "records"}),
     "bundle": (7, {"errors", "plan", "records"}),

@@ -12,8 +12,20 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from prunepass.errors import BackendError
+from prunepass.graph.edit import open_module, seal
+from prunepass.ops.selective_scan import SCAN, scan_loop
+from prunepass.ops.token_places import (
+    GRID,
+    LINE,
+    REORDER,
+    along_line,
+    at_places,
+    in_order,
+    over_grid,
+)
 
 _FILE = "model.pt2"
+_WRITTEN_OUT = {SCAN: scan_loop, LINE: along_line, GRID: over_grid, REORDER: in_order}
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class AotInductorBackend:
         try:
             with torch.no_grad():
                 torch._inductor.aoti_compile_and_package(
-                    program, package_path=str(path), inductor_configs=self.options
+                    _written_out(program), package_path=str(path), inductor_configs=self.options
                 )
         except Exception as error:
             raise BackendError(
@@ -86,3 +98,22 @@ class AotInductorBackend:
                 found=str(error).strip().splitlines()[0][:300],
                 fix="build it again on this machine",
             ) from error
+
+
+def _written_out(program: ExportedProgram) -> ExportedProgram:
+    """The program with operations of ours in terms of torch's own."""
+    module = open_module(program)
+    ours = [node for node in module.graph.nodes if node.target in _WRITTEN_OUT]
+    names: dict[tuple[int, ...], str] = {}
+    for node in ours:
+        node.target = _WRITTEN_OUT[node.target]
+        if node.target is in_order:
+            # As a tensor made on the way an order would clash with others of its name.
+            order = tuple(node.args[1])
+            if order not in names:
+                names[order] = f"order_{len(names)}"
+                module.register_buffer(names[order], torch.tensor(order), persistent=False)
+            with module.graph.inserting_before(node):
+                node.args = (node.args[0], module.graph.get_attr(names[order]))
+            node.target = at_places
+    return seal(module, program) if ours else program

@@ -10,6 +10,7 @@ from prunepass.models.vim import Vim
 
 from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
+from prunepass.backends.aot_inductor import AotInductorBackend
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.capture import capture
 from prunepass.errors import PlanError, UnsupportedGraph
@@ -104,6 +105,21 @@ def test_onnx_runtime_says_the_same(name: str, options: dict[str, Any], tmp_path
     torch.testing.assert_close(
         engine(x)[0], expected, rtol=0, atol=1e-4 * float(expected.abs().max())
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(AotInductorBackend().unavailable() is not None, reason="no C++ compiler")
+@pytest.mark.parametrize("name", ["vim", "plain_mamba"])
+def test_aot_inductor_says_the_same(name: str, tmp_path: Any) -> None:
+    model = MODELS[name]().float()
+    program = capture(model, (pictures(2).float(),))
+    fewer = pruned(program, {1: 0.6})
+    engine = AotInductorBackend().build(fewer, tmp_path)
+    for count in (1, 3):
+        x = pictures(count, seed=9).float()
+        expected = fewer.module()(x).detach()
+        near = 1e-4 * float(expected.abs().max())
+        torch.testing.assert_close(engine(x)[0], expected, rtol=0, atol=near)
 
 
 def test_the_budget_counts_what_the_program_does() -> None:
