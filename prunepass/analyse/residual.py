@@ -67,6 +67,7 @@ def find_residuals(
         if shapes[0] is None or len(shapes[0]) not in (3, 4) or shapes[0] != shapes[1]:
             continue
         for source, end in (operands, operands[::-1]):
+            source = meta.uncast(source)  # type: ignore[arg-type]
             start = root.get(source, source)  # type: ignore[arg-type]
             if before[end] & (bit[source] | bit[start]):  # type: ignore[index]
                 branch = (before[end] | bit[end]) & ~before[source] & ~bit[source]  # type: ignore[index]

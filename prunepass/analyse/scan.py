@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.fx import Graph, Node
 
+from prunepass.graph import meta
 from prunepass.ops.selective_scan import SCAN
 from prunepass.ops.token_places import REORDER
 
 Order = tuple[int, ...]
 
-_ITEMS = (torch.ops.aten.select.int,)
 _SUMS = (torch.ops.aten.add.Tensor,)
 _PRODUCTS = (torch.ops.aten.mul.Tensor,)
 
@@ -24,11 +24,14 @@ class Scan:
     """One recurrence h_t = a_t h_(t-1) + b_t of a graph.
 
     Attributes:
-        core: The scan; of one that is written out step by step, its last step.
-        steps: How many steps are written out, None where it is one operation.
+        core: The scan; of one that is written out step by step, its last step; of one in blocks,
+            how much of each token is left at each later one of its block (Mamba-2).
+        form: `operation`, `steps` or `blocks`.
+        steps: How many steps are written out, None where they are not.
     """
 
     core: Node
+    form: Literal["operation", "steps", "blocks"] = "operation"
     steps: int | None = None
 
 
@@ -39,7 +42,9 @@ def find_scans(graph: Graph) -> list[Scan]:
         if node.target is SCAN:
             found.append(Scan(node))
         elif node in last:
-            found.append(Scan(node, last[node]))
+            found.append(Scan(node, "steps", last[node]))
+        elif _is_segment_sum(node):
+            found.append(Scan(node, "blocks"))
     return found
 
 
@@ -99,11 +104,43 @@ def _step_before(node: Node) -> Node | None:
     for product, entering in (node.args[:2], node.args[1::-1]):
         if not isinstance(product, Node) or product.target not in _PRODUCTS:
             continue
-        if not isinstance(entering, Node) or entering.target not in _ITEMS:
-            continue
+        came = _item(entering)
         for decay, state in (product.args[:2], product.args[1::-1]):
-            if isinstance(decay, Node) and decay.target in _ITEMS and isinstance(state, Node):
-                same = decay.args[1:] == entering.args[1:] and decay.args[0] is not entering.args[0]
-                if same:
-                    return state
+            left = _item(decay)
+            if came is None or left is None or not isinstance(state, Node):
+                continue
+            if left[1:] == came[1:] and left[0] is not came[0]:
+                return meta.uncast(state)
     return None
+
+
+def _item(value: Any) -> tuple[Any, ...] | None:
+    """(sequence, axis, place), if a value is one entry of a sequence; slices of all are nothing."""
+    value = _unsliced(value)
+    if not isinstance(value, Node) or value.target is not torch.ops.aten.select.int:
+        return None
+    return (_unsliced(value.args[0]), *value.args[1:])
+
+
+def _unsliced(value: Any) -> Any:
+    while isinstance(value, Node) and value.target is torch.ops.aten.slice.Tensor:
+        start, end = (*value.args[2:4], None, None)[:2]
+        if start not in (0, None) or not (end is None or end > 1 << 40):  # type: ignore[operator]
+            break
+        value = value.args[0]
+    return value
+
+
+def _is_segment_sum(node: Node) -> bool:
+    """Whether a node is exp of sums over all stretches of a block, minus infinity above them."""
+    chain = (
+        torch.ops.aten.exp.default,
+        torch.ops.aten.masked_fill.Scalar,
+        torch.ops.aten.cumsum.default,
+        torch.ops.aten.masked_fill.Scalar,
+    )
+    for target in chain:
+        if not isinstance(node, Node) or node.target is not target:
+            return False
+        node = node.args[0]  # type: ignore[assignment]
+    return True

@@ -57,6 +57,16 @@ def shape(node: Node) -> tuple[int | torch.SymInt, ...] | None:
     return tuple(val.shape) if isinstance(val, torch.Tensor) else None
 
 
+def uncast(node: Node) -> Node:
+    """What a node is a cast of that changes nothing, or the node itself."""
+    while node.op == "call_function" and node.target is torch.ops.aten.to.dtype:
+        source = node.args[0]
+        if not isinstance(source, Node) or value(source).dtype != value(node).dtype:
+            break
+        node = source
+    return node
+
+
 Sizes = int | Mapping[str, int]
 """What dynamic sizes are taken as: one number for all of them, or one for each symbol by name."""
 

@@ -76,10 +76,10 @@ class MissingTokens:
             self._reorder(node, stage, left)
         elif node.target is GRID:
             x, *rest = node.args
-            self._become(node, over_kept_grid, (x, self.positions(stage), *rest), stage)
+            _become(node, over_kept_grid, (x, self.positions(stage), *rest), tokens=self.tokens)
         elif node.target is LINE and self.places.convolution == "scatter":
             x, *rest = node.args
-            self._become(node, along_kept_line, (x, self._ranks(node, stage), *rest), stage)
+            _become(node, along_kept_line, (x, self._ranks(node, stage), *rest), tokens=self.tokens)
 
     def reads_fixed(self, node: Node, axes: Collection[tuple[int, int]]) -> bool:
         """Whether a node takes one of the fixed tokens out of its operand."""
@@ -91,9 +91,9 @@ class MissingTokens:
     def read_fixed(self, node: Node, stage: int) -> None:
         """Changes a node that takes a fixed token to take it from where it stands now."""
         source, _, number = node.args
-        self._become_call(node, token_at, (source, self.positions(stage), number))
+        _become(node, token_at, (source, self.positions(stage), number))
 
-    def lifted(self, source: Node, stage: int, user: Node) -> Node:
+    def lifted(self, source: Node, stage: int) -> Node:
         """[B, K] where the tokens of a stage stand in a value that has all of them."""
         order = self.orders.get(source)
         if order is None:
@@ -151,19 +151,11 @@ class MissingTokens:
         index = self._once(
             ("way", stage, before, after), way, (self.positions(stage), before, after)
         )
-        self._become_call(node, gather_tokens, (source, index))
+        _become(node, gather_tokens, (source, index))
 
     def _ranks(self, node: Node, stage: int) -> Node:
         order = self.orders.get(node)
         return self._once(("ranks", stage, order), ranks, (self.positions(stage), order))
-
-    def _become(self, node: Node, function: Any, args: tuple[Any, ...], stage: int) -> None:
-        node.kwargs = {**node.kwargs, "tokens": self.tokens}
-        self._become_call(node, function, args)
-
-    def _become_call(self, node: Node, function: Any, args: tuple[Any, ...]) -> None:
-        """Lets a node call something else: all that is known of it stays true."""
-        node.target, node.args = function, args
 
     def _once(self, key: tuple[Any, ...], function: Any, args: tuple[Any, ...]) -> Node:
         """A call that is made once, right behind what it is made of."""
@@ -174,6 +166,11 @@ class MissingTokens:
                 self.graph, function, args, before=last.next, label="reduce_tokens:places"
             )
         return self._made[key]
+
+
+def _become(node: Node, function: Any, args: tuple[Any, ...], **more: Any) -> None:
+    """Lets a node call something else: all that is known of it stays true."""
+    node.target, node.args, node.kwargs = function, args, {**node.kwargs, **more}
 
 
 def width_in_order(

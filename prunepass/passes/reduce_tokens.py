@@ -207,11 +207,7 @@ class _Reducer:
     ) -> Node:
         key = (source, stage, axes, rank)
         if key not in self.gathered:
-            where = (
-                self._positions(behind, stage)
-                if behind
-                else self.missing.lifted(source, stage, user)
-            )
+            where = self._positions(behind, stage) if behind else self.missing.lifted(source, stage)
             self.gathered[key] = insert_call(
                 self.graph,
                 gather_live_in,

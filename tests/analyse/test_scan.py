@@ -66,3 +66,37 @@ def test_a_recurrence_written_out_is_one_scan() -> None:
     (site,) = [s for s in sites(program) if s.kind == "scan"]
     assert site.label == "block[0].scan"
     assert site.refusal is not None  # its steps are written out, one a token
+
+
+class _States(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        found = self.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        assert isinstance(found, Tensor)
+        return found
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_language_models_of_transformers_are_recognised(version: int) -> None:
+    from transformers import Mamba2Config, Mamba2Model, MambaConfig, MambaModel
+
+    common = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 50}
+    model = (
+        MambaModel(MambaConfig(state_size=4, **common))
+        if version == 1
+        else Mamba2Model(
+            Mamba2Config(state_size=8, num_heads=4, head_dim=8, n_groups=1, chunk_size=4, **common)
+        )
+    )
+    program = capture(_States(model).eval(), (torch.randn(2, 12, 16),))
+    scans = find_scans(program.graph)
+    if version == 1:
+        assert [(s.form, s.steps) for s in scans] == [("steps", 12)] * 2
+    else:
+        assert {s.form for s in scans} == {"blocks"}
+    assert [s.label for s in sites(program) if s.kind == "scan"] == [
+        "block[0].scan", "block[1].scan"
+    ]  # fmt: skip
