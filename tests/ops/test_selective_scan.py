@@ -5,8 +5,11 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from prunepass.ops.selective_scan import selective_scan
+from prunepass.ops.selective_scan import scan_loop, selective_scan
+from prunepass.ops.token_places import line_convolution
+from prunepass.rules.token_gaps import missing, slowed, spread
 
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
 
@@ -69,6 +72,11 @@ def test_long_gaps_do_not_overflow() -> None:
     torch.testing.assert_close(y[:, 3:], fresh, **EXACT)
 
 
+def test_as_one_loop_it_is_the_same() -> None:
+    given = operands(2, 9, 3, 4, seed=2)
+    torch.testing.assert_close(scan_loop(*given), selective_scan(*given), **EXACT)
+
+
 def gradient_of(given: tuple[Tensor, ...]) -> bool:
     wanted = tuple(a.detach().requires_grad_() for a in given)
     return torch.autograd.gradcheck(selective_scan, wanted)
@@ -121,3 +129,45 @@ def test_reversing_the_sequence_and_the_directions() -> None:
     mixer.A_log, mixer.A_b_log = mixer.A_b_log, mixer.A_log
     mixer.D, mixer.D_b = mixer.D_b, mixer.D
     torch.testing.assert_close(mixer(x.flip(1)).flip(1), there, rtol=1e-10, atol=1e-12)
+
+
+def test_masking_is_scattering_with_the_leak_and_nothing_less() -> None:
+    """SS10: tokens set to zero still get something out of the bias and the width of a convolution.
+
+    So masking equals tokens spread over their places, convolved and scanned there; it is neither
+    the compact convolution nor the spread one with dead places taken for nothing.
+    """
+    from tests.tiny_ssm import small_vim
+
+    mixer = small_vim().layers[0].mixer
+    generator = torch.Generator().manual_seed(6)
+    u = torch.randn(1, 12, 24, dtype=torch.float64, generator=generator)
+    places = torch.tensor([[0, 1, 3, 6, 7, 11]])
+    dead = [t for t in range(12) if t not in places[0].tolist()]
+    masked = u.clone()
+    masked[:, dead] = 0
+
+    def scanned(x: Tensor, delta: Tensor, decay: Tensor, enter: Tensor, read: Tensor) -> Tensor:
+        return selective_scan(x, delta, decay, -mixer.A_log.exp(), enter, read, mixer.D)
+
+    def stepped(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        step, enter, read = mixer.x_proj(x).split(mixer.sizes, dim=2)
+        return functional.softplus(mixer.dt_proj(step)), enter, read
+
+    def convolved(x: Tensor) -> Tensor:
+        return functional.silu(line_convolution(x, mixer.conv1d.weight, mixer.conv1d.bias))
+
+    x = convolved(masked)
+    delta, enter, read = stepped(x)
+    oracle = scanned(x, delta, delta, enter, read)[:, places[0]]
+    few = masked[:, places[0]]
+    leaked = convolved(spread(few, places, tokens=12))
+    delta, enter, read = stepped(leaked)
+    torch.testing.assert_close(
+        scanned(leaked, delta, delta, enter, read)[:, places[0]], oracle, **EXACT
+    )
+    extra = missing(places, None)
+    for kept in (convolved(few), leaked[:, places[0]]):
+        delta, enter, read = stepped(kept)
+        decay = slowed(delta, extra, mixer.dt_proj.bias)
+        assert (scanned(kept, delta, decay, enter, read) - oracle).abs().max() > 1e-3
