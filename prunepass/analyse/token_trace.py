@@ -82,7 +82,12 @@ class TokenTrace:
 
 
 def trace_tokens(
-    module: GraphModule, site: Node, *, prefix: int, fixed: Collection[int] = ()
+    module: GraphModule,
+    site: Node,
+    *,
+    prefix: int,
+    fixed: Collection[int] = (),
+    until: Node | None = None,
 ) -> TokenTrace:
     """What shrinks with the token axis (axis 1) of `site`.
 
@@ -91,6 +96,7 @@ def trace_tokens(
         site: Node with a value of shape [B, T, C].
         prefix: Leading tokens that always stay; reading one of them by index is allowed.
         fixed: Numbers of other tokens that always stay.
+        until: Where all tokens are back; None where they never are.
 
     Raises:
         Refusal: Some operation downstream does not admit another number of tokens.
@@ -117,7 +123,7 @@ def trace_tokens(
         raise Refusal(
             "too few tokens to remove any", node=site, found=f"{tokens} tokens, {prefix} prefix"
         )
-    return _Probe(module, site, tokens, prefix, fixed, deltas).run()
+    return _Probe(module, site, tokens, prefix, fixed, deltas).run(until)
 
 
 class _Probe:
@@ -137,14 +143,19 @@ class _Probe:
         self.full: dict[Node, Any] = {}
         self.shrunk: dict[Node, list[Any]] = {}
 
-    def run(self) -> TokenTrace:
+    def run(self, until: Node | None) -> TokenTrace:
         site = self.trace.site
         self._start(site)
-        started = False
+        started, ended = False, site is until
         for node in self.module.graph.nodes:
             started = started or node is site
             if not started or node is site:
                 continue
+            if ended:
+                if any(n in self.shrunk and n is not until for n in node.all_input_nodes):
+                    raise refuse(node, "reads tokens from before the place where they come back")
+                continue
+            ended = node is until
             if node.op == "output":
                 self.trace.reaches_output = any(n in self.shrunk for n in node.all_input_nodes)
             elif any(n in self.shrunk for n in node.all_input_nodes):

@@ -53,10 +53,13 @@ class Places:
             `hold`: as if there was nothing between two tokens.
         convolution: `compact`: convolutions along the line take the tokens that are left for
             neighbours; `scatter`: they see zeros in the gaps.
+        restore: Site behind which all tokens are back, those that went as they last were; for
+            models whose output has every token. None: they stay away.
     """
 
     alignment: str = ALIGNMENTS[0]
     convolution: str = CONVOLUTIONS[0]
+    restore: str | None = None
 
 
 def places_of(options: Mapping[str, Plain]) -> Places:
@@ -88,6 +91,7 @@ class Bound:
         orders: Node -> which token stands where, for values whose tokens are out of order.
         table: Label -> node.
         trace: What shrinks behind the first cut.
+        until: Where all tokens are back, or None.
         narrowed: Fused attentions whose queries are cut to the prefix, and the cut that says so.
     """
 
@@ -98,6 +102,7 @@ class Bound:
     orders: Mapping[Node, Order]
     table: dict[str, Node]
     trace: TokenTrace
+    until: Node | None
     narrowed: dict[Node, Cut]
 
 
@@ -112,11 +117,12 @@ def bind(module: GraphModule, steps: Sequence[Step]) -> Bound:
     table, prefix = labelled(module.graph), prefix_tokens(module.graph)
     fixed = fixed_tokens(module.graph)
     cuts = _cuts(module, steps, table, prefix, fixed)
-    trace = _trace(module, cuts, table, prefix, fixed)
+    until = _until(module, cuts, table)
+    trace = _trace(module, cuts, table, prefix, fixed, until)
     orders = token_orders(module.graph)
     places = _places(module, cuts, trace, orders)
     narrowed = _narrowed(cuts, table, trace)
-    return Bound(cuts, prefix, fixed, places, orders, table, trace, narrowed)
+    return Bound(cuts, prefix, fixed, places, orders, table, trace, until, narrowed)
 
 
 def _cuts(
@@ -189,6 +195,26 @@ def _cuts(
     return tuple(cuts)
 
 
+def _until(module: GraphModule, cuts: tuple[Cut, ...], table: dict[str, Node]) -> Node | None:
+    """Where all tokens are to be back.
+
+    Raises:
+        PlanError: There is no such site, or a step behind it.
+    """
+    site = places_of(cuts[-1].step.options).restore
+    if site is None:
+        return None
+    node = table.get(f"{site}:output")
+    order = {n: i for i, n in enumerate(module.graph.nodes)}
+    if node is None or order[node] <= order[cuts[-1].node]:
+        raise PlanError(
+            f"tokens cannot come back at {site!r}",
+            found="no such site" if node is None else f"a step at {cuts[-1].step.site}",
+            fix="restore='block[i].output', the last block",
+        )
+    return node
+
+
 def _places(
     module: GraphModule,
     cuts: tuple[Cut, ...],
@@ -232,12 +258,13 @@ def _trace(
     table: dict[str, Node],
     prefix: int,
     fixed: tuple[int, ...],
+    until: Node | None,
 ) -> TokenTrace:
     first = cuts[0]
     try:
         trace = _trace_before(module, first, table, prefix)
         if trace is None:
-            trace = trace_tokens(module, first.node, prefix=prefix, fixed=fixed)
+            trace = trace_tokens(module, first.node, prefix=prefix, fixed=fixed, until=until)
     except Refusal as refusal:
         raise UnsupportedGraph(
             f"cannot remove tokens at {first.step.site} ({meta.module_path(first.node)})",
@@ -248,7 +275,8 @@ def _trace(
         raise UnsupportedGraph(
             f"cannot remove tokens at {first.step.site}",
             found="an output of the model carries the tokens, it would change its shape",
-            fix="capture a model that returns what is pooled from the tokens",
+            fix="capture a model that returns what is pooled from the tokens, or let them come "
+            "back with the option restore='block[i].output'",
         )
     for cut in cuts:
         if trace.axes.get(cut.node) != ((1, 0),):

@@ -34,7 +34,7 @@ from prunepass.rules.live_in import compose, gather_live_in
 from prunepass.rules.merge import gather_tokens, merge_tokens
 from prunepass.rules.prefix import first_positions, first_queries, first_tokens
 from prunepass.rules.table import UNREAD, rule, select
-from prunepass.rules.token_gaps import among, note_widths
+from prunepass.rules.token_gaps import among, note_widths, put_back
 
 
 def reduce_tokens(
@@ -94,7 +94,8 @@ class _Reducer:
         self.replaced: dict[Node, Node] = {}
         self.gathered: dict[tuple[Node, int, Axes, int], Node] = {}
         self.biased = 0
-        self.fixed, self.places = bound.fixed, bound.places
+        self.fixed, self.places, self.until = bound.fixed, bound.places, bound.until
+        self.last: Node | None = None
         self.missing = MissingTokens(
             self.graph, bound.places, bound.orders, tokens=self.trace.tokens, fixed=bound.fixed,
             positions=lambda stage: self._positions(0, stage), widths=self._widths,
@@ -117,6 +118,9 @@ class _Reducer:
                 self._visit(node, frozen.get(node, []), live.get(node, {}))
             if node in cuts and node not in self.replaced:
                 self._cut(cuts[node])
+            if self.until is not None and node is self.until:
+                self._restore(self.until)
+                break
         return PassRecord(
             kind="reduce_tokens",
             applied=tuple(cut.step.site for cut in self.cuts),
@@ -246,6 +250,8 @@ class _Reducer:
             return
         step, label = cut.step, f"{cut.step.site}:reduce"
         at = cut.node.next
+        if self.until is not None:
+            self.last = self._remember(cut.node, stage - 1, at)
         if step.rule == UNREAD:
             kept, size, reduced = self._cut_to_prefix(cut, label, at)
         else:
@@ -338,6 +344,23 @@ class _Reducer:
         if self.fixed:
             found["fixed"] = self._fixed_role(cut)
         return found
+
+    def _remember(self, node: Node, stage: int, at: Node) -> Node:
+        """[B, T, C], all tokens as they last were, those at a node as they are there."""
+        if self.last is None:
+            return node
+        args = (self.last, node, self._positions(0, stage))
+        return insert_call(self.graph, put_back, args, before=at, label="restore_tokens")
+
+    def _restore(self, node: Node) -> None:
+        """Lets what follows a node see all tokens again."""
+        stage = len(self.stages) - 1
+        if stage == 0:
+            return
+        users = list(node.users)
+        back = self._remember(node, stage, node.next)
+        for user in users:
+            user.replace_input_with(node, back)
 
     def _numbers(self, cut: Cut, stage: int) -> Node:
         """[B, T], the numbers in the whole sequence of the tokens that arrive at a cut."""

@@ -28,8 +28,8 @@ UNREAD = "unread"
 
 ROLES = ("attention", "query", "key", "value", "hidden", "size", "scan_output")
 
-PLACE_OPTIONS = ("alignment", "convolution")
-"""Options of every rule: what is done where tokens are scanned, and some are missing."""
+PLACE_OPTIONS = ("alignment", "convolution", "restore")
+"""Options of every rule: what is done where tokens are missing, and where they come back."""
 
 
 @dataclass(frozen=True, kw_only=True)

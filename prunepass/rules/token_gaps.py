@@ -115,6 +115,11 @@ def spread(x: Tensor, places: Tensor, *, tokens: int) -> Tensor:
     return whole.scatter(1, places.unsqueeze(2).expand(-1, -1, x.shape[2]), x)
 
 
+def put_back(whole: Tensor, x: Tensor, places: Tensor) -> Tensor:
+    """[B, T, C]: `whole` with the tokens `x` [B, K, C] at their places [B, K]."""
+    return whole.scatter(1, places.unsqueeze(2).expand(-1, -1, x.shape[2]), x)
+
+
 def token_at(x: Tensor, positions: Tensor, number: int) -> Tensor:
     """[B, C]: the token called `number` of `x` [B, K, C], whose tokens are `positions` [B, K]."""
     place = (positions < number).sum(1, keepdim=True)

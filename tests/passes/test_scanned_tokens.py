@@ -79,6 +79,47 @@ def test_gaps_change_the_result_and_no_gaps_do_not() -> None:
     assert (held - aligned).abs().max() > 1e-3
 
 
+class _Dense(torch.nn.Module):
+    """A Vim that hands out what it makes of every token, as a segmentation head would take it."""
+
+    def __init__(self, vim: Any) -> None:
+        super().__init__()
+        self.vim = vim
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        patches, vim = self.vim.patch_embed(images), self.vim
+        own = vim.cls_token.expand(patches.shape[0], -1, -1)
+        x = torch.cat([patches[:, : vim.middle], own, patches[:, vim.middle :]], 1) + vim.pos_embed
+        for layer in vim.layers:
+            x = layer(x)
+        normed: torch.Tensor = vim.norm_f(x)
+        return normed
+
+
+def test_all_tokens_come_back_for_dense_outputs() -> None:
+    """Tokens that stay are what they would be; those that went are as they last were."""
+    model = _Dense(MODELS["vim"]()).eval()
+    program = capture(model, (pictures(2),))
+    with pytest.raises(UnsupportedGraph, match="carries the tokens"):
+        pruned(program, {0: 0.7})
+    x = pictures(2, seed=11)
+    fewer = pruned(program, {0: 19, 1: 11}, restore="block[2].output").module()(x)
+    assert fewer.shape == model(x).shape
+    twin = Twin(model.vim, {0: 19, 1: 11}, importance)
+    twin(x)
+    for picture, (first, second) in enumerate(zip(twin.kept[::2], twin.kept[1::2], strict=True)):
+        state = twin.states[picture]
+        gone_first = [t for t in range(26) if t not in first]
+        gone_second = [t for t in first if t not in second]
+        expected = torch.zeros_like(fewer[picture])
+        expected[gone_first] = model.vim.norm_f(state[0][gone_first])
+        expected[gone_second] = model.vim.norm_f(state[1][gone_second])
+        expected[second] = model.vim.norm_f(state[2][second])
+        torch.testing.assert_close(fewer[picture], expected, **EXACT)
+    with pytest.raises(PlanError, match="come back"):
+        pruned(program, {1: 0.5}, restore="block[0].output")
+
+
 @pytest.mark.parametrize("rule", ["random", "similar-hidden"])
 def test_other_rules_prune_scans_too(rule: str) -> None:
     _, program = model_and_program("vim")

@@ -62,6 +62,7 @@ class Twin:
         self.alignment, self.convolution = alignment, convolution
         self.vim = hasattr(model, "middle")
         self.kept: list[list[int]] = []
+        self.states: list[list[Tensor]] = []  # a picture, a layer: [T, C], zeros for what is gone
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -76,6 +77,7 @@ class Twin:
             )
         x = patches + back.pos_embed[0]
         self.length, self.width = len(x), {}
+        self.states.append([])
         numbers = list(range(len(x)))
         for i, layer in enumerate(back.layers):
             mixed, y = (self._vim if self.vim else self._plain)(layer, x, numbers)
@@ -83,6 +85,9 @@ class Twin:
             if hasattr(layer, "dw"):
                 side = layer.side
                 x = layer.dw(x.t().reshape(1, -1, side, side))[0].flatten(1).t()
+            whole = x.new_zeros(self.length, x.shape[1])
+            whole[numbers] = x
+            self.states[-1].append(whole)
             if i in self.keep:
                 score = self.score(x, y)
                 if self.vim:
