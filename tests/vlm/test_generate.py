@@ -24,10 +24,10 @@ def without_cache(
     bundle: vlm.VlmBundle, images: Tensor, tokens: list[int], answer: list[int], length: int
 ) -> list[Tensor]:
     """Outputs of one prefill over prompt and answer; only the prompt's own text scores."""
-    batch = bundle.manifest.layout.prompts([tokens], [len(images)], rows="text")
+    batch = bundle.manifest.layout().prompts([tokens], [len(images)], rows="text")
     ids = torch.cat([batch.input_ids, torch.tensor([answer[:length]], dtype=torch.int64)], 1)
     (embeds,) = bundle.engines["embedding"](ids)
-    features = bundle.features(images)
+    features = bundle.features([images])
     index = batch.image_positions.reshape(1, -1)
     embeds[0, index[0]] = features.reshape(-1, embeds.shape[2])
     return list(
@@ -53,11 +53,11 @@ def test_caches_are_as_long_as_the_manifest_says(bundle: vlm.VlmBundle) -> None:
     tokens = prompt(1)
     talk = bundle.begin([pixels(1)], [tokens], room=4)
     whole = len(tokens) - 1 + IMAGE_TOKENS
-    assert bundle.manifest.dropped == (0, 4, 8, 12, 12)
-    assert talk.cache.lengths == [whole - dropped for dropped in bundle.manifest.dropped]
+    assert bundle.manifest.dropped() == (0, 4, 8, 12, 12)
+    assert talk.cache.lengths == [whole - dropped for dropped in bundle.manifest.dropped()]
     assert tuple(talk.cache.lengths) == bundle.manifest.cache_lengths(whole, 1)
     bundle.extend(talk, torch.tensor([[5, 6]]))
-    assert talk.cache.lengths == [whole + 2 - dropped for dropped in bundle.manifest.dropped]
+    assert talk.cache.lengths == [whole + 2 - dropped for dropped in bundle.manifest.dropped()]
 
 
 def test_decoding_counts_positions_as_the_policy_says(bundle: vlm.VlmBundle) -> None:
@@ -86,7 +86,7 @@ def test_a_batch_is_its_singles(bundle: vlm.VlmBundle, size: int) -> None:
 def test_text_is_never_dropped(bundle: vlm.VlmBundle) -> None:
     tokens = prompt(3)
     answer = bundle.generate(pixels(3), tokens, max_new_tokens=1)
-    whole = bundle.manifest.layout.expanded(tokens, 1)
+    whole = bundle.manifest.layout().expanded(tokens, 1)
     text = [i for i, token in enumerate(whole) if token != bundle.manifest.image_token]
     counts = []
     for kept in answer.kept:
@@ -99,7 +99,7 @@ def test_text_is_never_dropped(bundle: vlm.VlmBundle) -> None:
 def test_each_image_has_its_quota(bundle: vlm.VlmBundle) -> None:
     tokens = prompt(4, images=2)
     answer = bundle.generate(pixels(4, images=2), tokens, max_new_tokens=6)
-    whole = bundle.manifest.layout.expanded(tokens, 2)
+    whole = bundle.manifest.layout().expanded(tokens, 2)
     first = whole.index(bundle.manifest.image_token)
     for kept, count in zip(answer.kept, (12, 8, 4), strict=True):
         for start in (first, first + IMAGE_TOKENS):
@@ -188,7 +188,7 @@ def test_onnx_runtime_says_the_same(onnx_bundle: vlm.VlmBundle) -> None:
 def test_a_dense_bundle_says_what_transformers_says(llava: Any) -> None:
     bundle = in_memory(llava, method="none")
     images, tokens = pixels(9), prompt(9)
-    ids = torch.tensor([bundle.manifest.layout.expanded(tokens, 1)])
+    ids = torch.tensor([bundle.manifest.layout().expanded(tokens, 1)])
     with torch.no_grad():
         told = llava.generate(
             input_ids=ids, pixel_values=images, attention_mask=torch.ones_like(ids),
@@ -225,12 +225,12 @@ def test_what_does_not_fit_is_told(bundle: vlm.VlmBundle) -> None:
 def test_a_bundle_that_lacks_an_engine_is_refused(onnx_bundle: vlm.VlmBundle) -> None:
     folder = onnx_bundle.folder
     assert folder is not None
-    (folder / "decode").rename(folder / "elsewhere")
+    (folder / "decode.onnx").rename(folder / "elsewhere")
     try:
         with pytest.raises(ModelError, match="lacks an engine"):
             vlm.load(folder)
     finally:
-        (folder / "elsewhere").rename(folder / "decode")
+        (folder / "elsewhere").rename(folder / "decode.onnx")
     assert vlm.load(folder).manifest == onnx_bundle.manifest
     assert onnx_bundle.manifest.vocabulary == VOCABULARY
 

@@ -1,0 +1,186 @@
+"""One bundle for pictures of any size, held against the model and against bundles of one size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prunepass import vlm
+from prunepass.errors import PlanError, UsageError
+from prunepass.vlm.manifest import read_vlm_manifest
+from prunepass.vlm.rewrite import rewrite
+from prunepass.vlm.tiles import Tiles
+from prunepass.vlm.verify import runner
+from tests.vlm.tiny_vlms import SIDE, llava_next, llava_onevision, prompt_of
+
+Size = tuple[int, int]
+SIZES: tuple[Size, ...] = ((16, 64), (40, 60), (64, 64), (100, 30), (30, 31), (200, 333))
+PRUNING: dict[str, Any] = {"method": "transprune", "after": (1, 2, 3), "keep": (0.75, 0.5, 0.25)}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return llava_next()
+
+
+@pytest.fixture(scope="module")
+def dense(model: Any) -> vlm.VlmBundle:
+    return in_memory(model, method="none")
+
+
+@pytest.fixture(scope="module")
+def pruned(model: Any) -> vlm.VlmBundle:
+    return in_memory(model, **PRUNING)
+
+
+def in_memory(model: Any, **rest: Any) -> vlm.VlmBundle:
+    programs, manifest = rewrite(model, **rest)
+    engines: dict[str, Any] = {part: runner(program) for part, program in programs.items()}
+    return vlm.VlmBundle(manifest, engines, None)
+
+
+def picture(bundle: vlm.VlmBundle, size: Size, seed: int = 0) -> Tiles:
+    assert bundle.manifest.tiling is not None
+    generator = torch.Generator().manual_seed(100 + seed)
+    number = bundle.manifest.tiling.tiles(size)
+    return Tiles(torch.randn(number, 3, SIDE, SIDE, generator=generator), (size,))
+
+
+def told(model: Any, tokens: list[int], tiles: Tiles, count: int, number: int) -> list[int]:
+    """What transformers generates."""
+    ids = torch.tensor([[t for t in tokens for _ in range(number if t == 3 else 1)]])
+    found = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=tiles.pixels[None],
+        image_sizes=torch.tensor(tiles.sizes), max_new_tokens=count, do_sample=False,
+    )  # fmt: skip
+    answer: list[int] = found[0, ids.shape[1] :].tolist()
+    return answer
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_answers_are_those_of_transformers(model: Any, dense: vlm.VlmBundle, size: Size) -> None:
+    tiles, tokens = picture(dense, size), prompt_of(model)
+    assert dense.manifest.tiling is not None
+    number = dense.manifest.tiling.tokens(size)
+    found = dense.generate(tiles, tokens, max_new_tokens=10)
+    assert found.tokens == told(model, tokens, tiles, 10, number)
+
+
+@pytest.mark.parametrize(
+    "size", [pytest.param(s, marks=() if s == SIZES[1] else pytest.mark.slow) for s in SIZES]
+)
+def test_pruned_it_is_a_bundle_of_that_size(model: Any, pruned: vlm.VlmBundle, size: Size) -> None:
+    fixed = in_memory(model, image_size=size, **PRUNING)
+    tiles, tokens = picture(pruned, size, 1), prompt_of(model)
+    one = pruned.begin([tiles], [tokens], room=12)
+    other = fixed.begin([tiles.pixels[None]], [tokens], room=12)
+    assert fixed.manifest.tiling is None
+    for kept, again in zip(one.kept, other.kept, strict=True):
+        assert kept.tolist() == again.tolist()
+    assert one.cache.lengths == other.cache.lengths
+    assert torch.equal(one.cache.dropped, other.cache.dropped)
+    torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-4)
+    answers = [
+        b.generate(p, tokens, max_new_tokens=10).tokens
+        for b, p in ((pruned, tiles), (fixed, tiles.pixels[None]))
+    ]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_share_is_of_each_picture(pruned: vlm.VlmBundle, size: Size) -> None:
+    tokens, tiles = prompt_of(llava_next()), picture(pruned, size)
+    assert pruned.manifest.tiling is not None
+    number = pruned.manifest.tiling.tokens(size)
+    talk = pruned.begin([tiles], [tokens], room=1)
+    left = [kept.shape[1] - (len(tokens) - 1) for kept in talk.kept]
+    assert left == [int(number * share) for share in PRUNING["keep"]]
+    assert pruned.manifest.left(number) == (number, *left)
+
+
+def test_onnx_runtime_says_the_same(model: Any, pruned: vlm.VlmBundle, tmp_path: Path) -> None:
+    bundle = vlm.compile(model, folder=tmp_path / "bundle", **PRUNING)
+    assert read_vlm_manifest(tmp_path / "bundle") == bundle.manifest
+    tokens = prompt_of(model)
+    for size in SIZES:
+        tiles = picture(bundle, size, 2)
+        one, other = (b.begin([tiles], [tokens], room=9) for b in (bundle, pruned))
+        for kept, again in zip(one.kept, other.kept, strict=True):
+            assert kept.tolist() == again.tolist()
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-4)
+        said = [
+            list(b.tokens(talk, 8, vlm.Sampling())) for b, talk in ((bundle, one), (pruned, other))
+        ]
+        assert said[0] == said[1]
+
+
+def test_a_batch_is_its_singles(model: Any, pruned: vlm.VlmBundle) -> None:
+    """Two pictures of two sizes with the same number of tokens."""
+    tokens = [prompt_of(model), [1, 9, 3, 12]]
+    tiles = [picture(pruned, (16, 64), 3), picture(pruned, (17, 64), 4)]
+    together = pruned.generate_batch(tiles, tokens, max_new_tokens=6)
+    for i in range(2):
+        alone = pruned.generate(tiles[i], tokens[i], max_new_tokens=6)
+        assert together[i].tokens == alone.tokens
+
+
+def test_several_pictures_of_a_prompt(model: Any, dense: vlm.VlmBundle) -> None:
+    tokens = prompt_of(model, 2)
+    one, other = picture(dense, (40, 60), 5), picture(dense, (40, 60), 6)
+    both = Tiles(torch.cat([one.pixels, other.pixels]), one.sizes + other.sizes)
+    whole = dense.begin([both], [tokens], room=1)
+    features = dense.features([both])
+    assert torch.equal(features, torch.cat([dense.features([x]) for x in (one, other)]))
+    assert whole.cache.lengths[0] == len(tokens) - 2 + 2 * features.shape[1]
+
+
+def test_text_alone(model: Any, pruned: vlm.VlmBundle) -> None:
+    tokens = [*range(4, 16)]
+    ids = torch.tensor([tokens])
+    found = model.generate(input_ids=ids, max_new_tokens=6, do_sample=False)
+    assert pruned.generate(None, tokens, max_new_tokens=6).tokens == found[0, 12:].tolist()
+
+
+def test_a_file_is_cut_into_tiles(model: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (60, 40), (200, 30, 60)).save(path)
+    preprocessing = {
+        "height": SIDE, "width": SIDE, "resize": SIDE, "interpolation": "bicubic",
+        "mean": [0.5] * 3, "std": [0.5] * 3, "fit": "squash",
+    }  # fmt: skip
+    bundle = in_memory(model, method="none", preprocessing=preprocessing)
+    answer = bundle.generate([path, path], prompt_of(model, 2), max_new_tokens=3)
+    assert len(answer.tokens) == 3
+
+
+def test_what_does_not_fit_is_told(model: Any, pruned: vlm.VlmBundle) -> None:
+    tokens = prompt_of(model)
+    sizes = [picture(pruned, size) for size in SIZES[:2]]
+    for wrong, match in (
+        (torch.zeros(1, 3, SIDE, SIDE), "another size"),
+        (Tiles(torch.zeros(2, 3, SIDE, SIDE), ((40, 60),)), "do not fit the sizes"),
+        (Tiles(torch.zeros(5, 3, SIDE, SIDE + 1), ((64, 64),)), "do not fit the sizes"),
+    ):
+        with pytest.raises(UsageError, match=match) as caught:
+            pruned.generate(wrong, tokens)
+        assert len(str(caught.value).splitlines()) == 3
+    with pytest.raises(UsageError, match="same number of tokens") as caught:
+        pruned.generate_batch(sizes, [tokens, tokens])
+    assert len(str(caught.value).splitlines()) == 3
+    with pytest.raises(UsageError, match="prompt and images disagree"):
+        pruned.generate(None, tokens)
+
+
+def test_what_needs_one_size_is_refused(model: Any) -> None:
+    for method in ("divprune", "visionzip"):
+        with pytest.raises(PlanError, match="whose size is known"):
+            rewrite(model, method=method, keep=(0.25,))
+    with pytest.raises(PlanError, match="nothing would be left"):
+        rewrite(model, method="fastv", after=(1,), keep=(0.05,))
+    with pytest.raises(UsageError, match="pictures of any size, a bundle of one"):
+        rewrite(llava_onevision(), method="none")

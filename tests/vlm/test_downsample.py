@@ -1,0 +1,131 @@
+"""The baseline of smaller pictures, held against models that are shown a smaller picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunepass import vlm
+from prunepass.errors import PlanError, UnsupportedGraph
+from prunepass.vlm.downsample import cells, shrink, shrinking, smaller_grid
+from prunepass.vlm.rewrite import rewrite
+from prunepass.vlm.verify import runner
+from tests.vlm.tiny_vlms import FAMILIES, IMAGE, llava, pictures, prompt_of, qwen2_vl
+
+
+def by_hand(pixels: Tensor, height: int, width: int) -> Tensor:
+    return nn.functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
+
+
+def in_memory(model: Any, **rest: Any) -> vlm.VlmBundle:
+    programs, manifest = rewrite(model, method="downsample", **rest)
+    engines: dict[str, Any] = {part: runner(program) for part, program in programs.items()}
+    return vlm.VlmBundle(manifest, engines, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_two_products_resample_as_interpolation_does(dtype: torch.dtype) -> None:
+    pixels = torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    found = shrink(pixels.to(dtype), shrinking(40, 24), shrinking(56, 16))
+    assert found.dtype == dtype
+    limit = 2e-2 if dtype is torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.float(), by_hand(pixels, 24, 16), rtol=limit, atol=limit)
+
+
+def test_cells_are_square_and_whole() -> None:
+    assert cells((3, 336, 336), 576) == (24, 24)
+    assert cells((3, 32, 48), 24) == (4, 6)
+    assert cells((3, 32, 32), 15) is None
+    assert cells((5, 3, 32, 32), 16) is None
+
+
+def test_a_smaller_grid_keeps_proportions_and_the_share() -> None:
+    assert smaller_grid((16, 16), 0.5) == (11, 11)
+    assert smaller_grid((16, 16), 0.25) == (8, 8)
+    assert smaller_grid((16, 16), 0.1) == (5, 5)
+    assert smaller_grid((4, 6), 0.5) == (3, 4)
+    assert smaller_grid((4, 6), 1.0) == (4, 6)
+    assert smaller_grid((4, 6), 0.01) == (1, 1)
+
+
+def test_llava_says_what_it_says_to_a_smaller_picture() -> None:
+    model = llava()
+    bundle = in_memory(model, keep=(0.25,))
+    assert bundle.manifest.image_tokens == 4
+    assert bundle.manifest.pixels == (3, 32, 32)
+    pixels, tokens = pictures(FAMILIES["llava"], 1, 2), prompt_of(model, 2)
+    with torch.no_grad():
+        tower = model.model.vision_tower(
+            by_hand(pixels, 16, 16), interpolate_pos_encoding=True, output_hidden_states=True
+        )
+        features = model.model.multi_modal_projector(tower.hidden_states[-2][:, 1:])
+        ids = torch.tensor([bundle.manifest.layout().expanded(tokens, 2)])
+        embeds = model.get_input_embeddings()(ids)
+        embeds[ids == IMAGE] = features.flatten(0, 1)
+        told = model.model.language_model(inputs_embeds=embeds).last_hidden_state[:, -1]
+        logits = model.lm_head(told)
+    talk = bundle.begin([pixels], [tokens], room=1)
+    torch.testing.assert_close(talk.logits, logits, rtol=1e-4, atol=1e-4)
+    assert talk.kept == []
+    assert talk.cache.lengths == [ids.shape[1]] * 4
+
+
+def test_qwen_says_what_it_says_to_a_smaller_picture() -> None:
+    model, family = qwen2_vl(), FAMILIES["qwen2-vl"]
+    bundle = in_memory(model, keep=(0.5,), image_size=(32, 48))
+    assert bundle.manifest.grid == (3, 4)
+    assert bundle.manifest.image_tokens == 12
+    pixels, tokens = pictures(family, 2), prompt_of(model)
+    dense = vlm.VlmBundle(*_swapped(rewrite(model, method="none", image_size=(24, 32))))
+    small = by_hand(pixels, 24, 32)
+    found = bundle.generate(pixels, tokens, max_new_tokens=8).tokens
+    told = dense.generate(small, tokens, max_new_tokens=8).tokens
+    assert found == told
+
+
+def _swapped(made: Any) -> tuple[Any, Any, None]:
+    programs, manifest = made
+    return manifest, {part: runner(program) for part, program in programs.items()}, None
+
+
+def test_all_of_a_picture_is_the_model_itself() -> None:
+    model = llava()
+    whole = in_memory(model, keep=(1.0,))
+    dense = vlm.VlmBundle(*_swapped(rewrite(model, method="none")))
+    pixels, tokens = pictures(FAMILIES["llava"], 3), prompt_of(model)
+    one, other = (b.begin([pixels], [tokens], room=1).logits for b in (whole, dense))
+    assert torch.equal(one, other)
+
+
+def test_onnx_runtime_says_the_same(tmp_path: Path) -> None:
+    model = llava()
+    bundle = vlm.compile(model, method="downsample", keep=(0.6,), folder=tmp_path / "bundle")
+    assert bundle.manifest.image_tokens == 9
+    pixels, tokens = pictures(FAMILIES["llava"], 4), prompt_of(model)
+    eager = in_memory(model, keep=(0.6,)).begin([pixels], [tokens], room=1).logits
+    found = bundle.begin([pixels], [tokens], room=1).logits
+    torch.testing.assert_close(found, eager, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llava-onevision", "idefics3", "internvl", "gemma3", "mistral3"])
+def test_encoders_of_one_size_are_refused(name: str) -> None:
+    family = FAMILIES[name]
+    with pytest.raises(UnsupportedGraph, match="takes no smaller picture") as caught:
+        rewrite(family.make(), method="downsample", keep=(0.25,), image_size=family.image_size)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    model = llava()
+    with pytest.raises(PlanError, match="takes tokens out once"):
+        in_memory(model, keep=(0.5, 0.25))
+    with pytest.raises(PlanError, match="before the first layer"):
+        in_memory(model, keep=(0.5,), after=(1,))
+    with pytest.raises(PlanError, match="no options"):
+        in_memory(model, keep=(0.5,), options={"seed": 1})
+    with pytest.raises(PlanError, match="keep"):
+        in_memory(model, keep=(1.5,))
