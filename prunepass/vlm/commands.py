@@ -63,7 +63,7 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
 
 def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Answers one prompt with a bundle."""
-    bundle = load(words.bundle, threads=words.threads)
+    bundle = load(words.bundle, threads=words.threads, device=words.device)
     if bundle.text is None:
         raise UsageError(
             f"{words.bundle} has no tokenizer",

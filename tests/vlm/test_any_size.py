@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from prunepass import vlm
 from prunepass.errors import PlanError, UsageError
 from prunepass.vlm.manifest import read_vlm_manifest
+from prunepass.vlm.processor import described
 from prunepass.vlm.rewrite import rewrite
 from prunepass.vlm.tiles import Tiles
 from prunepass.vlm.verify import runner
@@ -144,18 +147,28 @@ def test_text_alone(model: Any, pruned: vlm.VlmBundle) -> None:
     assert pruned.generate(None, tokens, max_new_tokens=6).tokens == found[0, 12:].tolist()
 
 
-def test_a_file_is_cut_into_tiles(model: Any, tmp_path: Path) -> None:
+def test_a_file_says_what_its_processor_makes_of_it(
+    model: Any, dense: vlm.VlmBundle, tmp_path: Path
+) -> None:
+    """No tile is prepared by transformers where the bundle runs."""
     from PIL import Image
+    from transformers import LlavaNextImageProcessorPil
 
-    path = tmp_path / "picture.png"
-    Image.new("RGB", (60, 40), (200, 30, 60)).save(path)
-    preprocessing = {
-        "height": SIDE, "width": SIDE, "resize": SIDE, "interpolation": "bicubic",
-        "mean": [0.5] * 3, "std": [0.5] * 3, "fit": "squash",
-    }  # fmt: skip
-    bundle = in_memory(model, method="none", preprocessing=preprocessing)
-    answer = bundle.generate([path, path], prompt_of(model, 2), max_new_tokens=3)
-    assert len(answer.tokens) == 3
+    processor = LlavaNextImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE},
+        image_grid_pinpoints=[list(grid) for grid in dense.manifest.tiling.grids],  # type: ignore[union-attr]
+    )  # fmt: skip
+    stored = described(SimpleNamespace(image_processor=processor), (3, SIDE, SIDE), 3, tiles=True)
+    manifest = dataclasses.replace(dense.manifest, preprocessing=stored["preprocessing"])
+    bundle = vlm.VlmBundle(manifest, dense.engines, None)
+    path, tokens = tmp_path / "picture.png", prompt_of(model)
+    for size in ((50, 90), (90, 37)):
+        picture = Image.radial_gradient("L").convert("RGB").resize((size[1], size[0]))
+        picture.save(path)
+        pixels = processor(picture, return_tensors="pt")["pixel_values"][0]
+        number = bundle.manifest.tiling.tokens(size)  # type: ignore[union-attr]
+        answer = bundle.generate(path, tokens, max_new_tokens=8).tokens
+        assert answer == told(model, tokens, Tiles(pixels, (size,)), 8, number)
 
 
 def test_what_does_not_fit_is_told(model: Any, pruned: vlm.VlmBundle) -> None:

@@ -11,20 +11,24 @@ from torch import Tensor, nn
 
 from prunepass import vlm
 from prunepass.errors import PlanError, UnsupportedGraph
-from prunepass.vlm.downsample import cells, shrink, shrinking, smaller_grid
+from prunepass.planners.image_methods import image_steps, picture_share
+from prunepass.vlm.downsample import cells, downsampled, shrink, shrinking, smaller_grid
+from prunepass.vlm.patches import pictures_of
 from prunepass.vlm.rewrite import rewrite
 from prunepass.vlm.verify import runner
-from tests.vlm.tiny_vlms import FAMILIES, IMAGE, llava, pictures, prompt_of, qwen2_vl
+from tests.vlm.tiny_vlms import (
+    FAMILIES,
+    IMAGE,
+    llava,
+    model_inputs,
+    pictures,
+    prompt_of,
+    qwen2_vl,
+)
 
 
 def by_hand(pixels: Tensor, height: int, width: int) -> Tensor:
     return nn.functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
-
-
-def in_memory(model: Any, **rest: Any) -> vlm.VlmBundle:
-    programs, manifest = rewrite(model, method="downsample", **rest)
-    engines: dict[str, Any] = {part: runner(program) for part, program in programs.items()}
-    return vlm.VlmBundle(manifest, engines, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -52,15 +56,15 @@ def test_a_smaller_grid_keeps_proportions_and_the_share() -> None:
     assert smaller_grid((4, 6), 0.01) == (1, 1)
 
 
-def test_llava_says_what_it_says_to_a_smaller_picture() -> None:
+def test_llava_says_what_it_says_to_a_smaller_picture(tmp_path: Path) -> None:
     model = llava()
-    bundle = in_memory(model, keep=(0.25,))
-    assert bundle.manifest.image_tokens == 4
+    bundle = vlm.compile(model, method="downsample", keep=(0.6,), folder=tmp_path / "bundle")
+    assert bundle.manifest.image_tokens == 9
     assert bundle.manifest.pixels == (3, 32, 32)
     pixels, tokens = pictures(FAMILIES["llava"], 1, 2), prompt_of(model, 2)
     with torch.no_grad():
         tower = model.model.vision_tower(
-            by_hand(pixels, 16, 16), interpolate_pos_encoding=True, output_hidden_states=True
+            by_hand(pixels, 24, 24), interpolate_pos_encoding=True, output_hidden_states=True
         )
         features = model.model.multi_modal_projector(tower.hidden_states[-2][:, 1:])
         ids = torch.tensor([bundle.manifest.layout().expanded(tokens, 2)])
@@ -76,56 +80,47 @@ def test_llava_says_what_it_says_to_a_smaller_picture() -> None:
 
 def test_qwen_says_what_it_says_to_a_smaller_picture() -> None:
     model, family = qwen2_vl(), FAMILIES["qwen2-vl"]
-    bundle = in_memory(model, keep=(0.5,), image_size=(32, 48))
-    assert bundle.manifest.grid == (3, 4)
-    assert bundle.manifest.image_tokens == 12
+    programs, manifest = rewrite(model, method="downsample", keep=(0.5,), image_size=(32, 48))
+    engines: dict[str, Any] = {part: runner(program) for part, program in programs.items()}
+    bundle = vlm.VlmBundle(manifest, engines, None)
+    assert manifest.grid == (3, 4)
+    assert manifest.image_tokens == 12
     pixels, tokens = pictures(family, 2), prompt_of(model)
-    dense = vlm.VlmBundle(*_swapped(rewrite(model, method="none", image_size=(24, 32))))
-    small = by_hand(pixels, 24, 32)
-    found = bundle.generate(pixels, tokens, max_new_tokens=8).tokens
-    told = dense.generate(small, tokens, max_new_tokens=8).tokens
-    assert found == told
+    whole = manifest.layout().expanded(tokens, 1)
+    inputs = model_inputs(family, whole, by_hand(pixels, 24, 32))
+    told = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, len(whole) :]
+    assert bundle.generate(pixels, tokens, max_new_tokens=8).tokens == told.tolist()
 
 
-def _swapped(made: Any) -> tuple[Any, Any, None]:
-    programs, manifest = made
-    return manifest, {part: runner(program) for part, program in programs.items()}, None
-
-
-def test_all_of_a_picture_is_the_model_itself() -> None:
+def test_all_of_a_picture_is_the_picture() -> None:
     model = llava()
-    whole = in_memory(model, keep=(1.0,))
-    dense = vlm.VlmBundle(*_swapped(rewrite(model, method="none")))
-    pixels, tokens = pictures(FAMILIES["llava"], 3), prompt_of(model)
-    one, other = (b.begin([pixels], [tokens], room=1).logits for b in (whole, dense))
-    assert torch.equal(one, other)
+    whole = pictures_of(model)
+    assert downsampled(model, whole, image_tokens=16, share=1.0) is whole
 
 
-def test_onnx_runtime_says_the_same(tmp_path: Path) -> None:
-    model = llava()
-    bundle = vlm.compile(model, method="downsample", keep=(0.6,), folder=tmp_path / "bundle")
-    assert bundle.manifest.image_tokens == 9
-    pixels, tokens = pictures(FAMILIES["llava"], 4), prompt_of(model)
-    eager = in_memory(model, keep=(0.6,)).begin([pixels], [tokens], room=1).logits
-    found = bundle.begin([pixels], [tokens], room=1).logits
-    torch.testing.assert_close(found, eager, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["llava-onevision", "idefics3", "internvl", "gemma3", "mistral3"])
-def test_encoders_of_one_size_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "image_tokens"),
+    [("llava-onevision", 60), ("idefics3", 16), ("internvl", 16), ("gemma3", 16), ("mistral3", 30)],
+)
+def test_encoders_of_one_size_are_refused(name: str, image_tokens: int) -> None:
     family = FAMILIES[name]
+    model = family.make()
+    whole = pictures_of(model, family.image_size)
     with pytest.raises(UnsupportedGraph, match="takes no smaller picture") as caught:
-        rewrite(family.make(), method="downsample", keep=(0.25,), image_size=family.image_size)
+        downsampled(model, whole, image_tokens=image_tokens, share=0.25)
     assert len(str(caught.value).splitlines()) == 3
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    model = llava()
+    wanted: dict[str, Any] = {"layers": 4, "image_tokens": 16}
     with pytest.raises(PlanError, match="takes tokens out once"):
-        in_memory(model, keep=(0.5, 0.25))
+        image_steps("downsample", keep=(0.5, 0.25), **wanted)
+    with pytest.raises(PlanError, match="takes tokens out once"):
+        picture_share((0.5, 0.25))
     with pytest.raises(PlanError, match="before the first layer"):
-        in_memory(model, keep=(0.5,), after=(1,))
-    with pytest.raises(PlanError, match="no options"):
-        in_memory(model, keep=(0.5,), options={"seed": 1})
+        image_steps("downsample", keep=(0.5,), after=(1,), **wanted)
     with pytest.raises(PlanError, match="keep"):
-        in_memory(model, keep=(1.5,))
+        image_steps("downsample", keep=(1.5,), **wanted)
+    model = llava()
+    with pytest.raises(PlanError, match="no options"):
+        downsampled(model, pictures_of(model), image_tokens=16, share=0.5, options={"seed": 1})

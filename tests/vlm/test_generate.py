@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prunepass import vlm
-from prunepass.errors import ModelError, UsageError
+from prunepass.backends.onnx_binding import BoundEngine
+from prunepass.errors import BackendError, ModelError, UsageError
 from tests.tiny_language import (
     IMAGE_TOKENS,
     VOCABULARY,
@@ -183,6 +184,54 @@ def test_onnx_runtime_says_the_same(onnx_bundle: vlm.VlmBundle) -> None:
         ]
         assert said[0] == said[1]
         torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_lies_where_it_lay(onnx_bundle: vlm.VlmBundle) -> None:
+    """The decoder reads the cache in place, and writes into tensors that stay."""
+    images, tokens = pixels(40).float(), prompt(40)
+    talk = onnx_bundle.begin([images], [tokens], room=8)
+    assert isinstance(talk.step, BoundEngine)
+    where = [x.data_ptr() for x in talk.cache.layers]
+    written: list[dict[str, int]] = []
+    for _ in onnx_bundle.tokens(talk, 6, vlm.Sampling()):
+        written.append({name: x.data_ptr() for name, x in talk.step.outputs.items()})
+    assert [x.data_ptr() for x in talk.cache.layers] == where
+    bound = {x.data_ptr() for x in talk.step.inputs.values()}
+    assert set(where) <= bound
+    assert {x.data_ptr() for x in talk.cache.valid} <= bound
+    assert written[0] == {}  # nothing was decoded before the first token
+    assert written[1] == written[-1]
+    assert len(written[1]) == 1 + len(where)
+
+
+def test_conversations_do_not_write_into_each_other(onnx_bundle: vlm.VlmBundle) -> None:
+    asked = [(pixels(41 + i).float(), prompt(41 + i)) for i in range(2)]
+    alone = [onnx_bundle.generate(*one, max_new_tokens=6).tokens for one in asked]
+    talks = [onnx_bundle.begin([images], [tokens], room=8) for images, tokens in asked]
+    streams = [onnx_bundle.tokens(talk, 6, vlm.Sampling()) for talk in talks]
+    together = [[x for (x,) in said] for said in zip(*zip(*streams, strict=True), strict=True)]
+    assert together == alone
+
+
+def test_prefill_and_decoder_have_one_file_of_weights(onnx_bundle: vlm.VlmBundle) -> None:
+    folder = onnx_bundle.folder
+    assert folder is not None
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "bundle.json", "decode.onnx", "embedding.onnx", "prefill.onnx", "vision.onnx",
+        "weights.data",
+    ]  # fmt: skip
+    weights = sum(x.nbytes for x in small_llava().parameters())
+    assert (folder / "weights.data").stat().st_size < 2 * weights
+
+
+def test_a_device_that_is_not_there_is_told(onnx_bundle: vlm.VlmBundle) -> None:
+    assert onnx_bundle.folder is not None
+    with pytest.raises(UsageError, match="do not run on 'tpu'"):
+        vlm.load(onnx_bundle.folder, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendError, match="cannot compute on 'cuda' here") as caught:
+            vlm.load(onnx_bundle.folder, device="cuda")
+        assert len(str(caught.value).splitlines()) == 3
 
 
 def test_a_dense_bundle_says_what_transformers_says(llava: Any) -> None:
