@@ -58,27 +58,27 @@ def check_shown(images: Shown, manifest: VlmManifest) -> None:
     Raises:
         UsageError: It does not.
     """
-    tiling, pixels = manifest.tiling, ", ".join(map(str, manifest.pixels))
-    if tiling is None or not isinstance(images, Tiles):
-        if isinstance(images, Tensor) and tiling is None:
-            if tuple(images.shape[1:]) == tuple(manifest.pixels):
-                return
-            found = str(list(images.shape))
-        else:
-            found = type(images).__name__
+    tiling, pixels = manifest.tiling, list(manifest.pixels)
+    if tiling is None:
+        if not isinstance(images, Tensor) or list(images.shape[1:]) != pixels:
+            raise UsageError(
+                "pixels of another size than the model takes",
+                found=_told(images),
+                fix=f"[images, {', '.join(map(str, pixels))}]",
+            )
+        return
+    if not isinstance(images, Tiles):
         raise UsageError(
-            "pixels of another size than the model takes",
-            found=found,
-            fix=f"[images, {pixels}]"
-            if tiling is None
-            else f"vlm.Tiles([tiles, {pixels}], sizes), or picture files",
+            "this bundle takes pictures of any size, cut into tiles",
+            found=_told(images),
+            fix=f"picture files, or vlm.Tiles of pixels [tiles, {', '.join(map(str, pixels))}]",
         )
-    right = (sum(map(tiling.tiles, images.sizes)), *manifest.pixels)
-    if tuple(images.pixels.shape) != right:
+    right = [sum(map(tiling.tiles, images.sizes)), *pixels]
+    if list(images.pixels.shape) != right:
         raise UsageError(
             "tiles do not fit the sizes of their pictures",
-            found=str(list(images.pixels.shape)),
-            fix=f"{list(right)} for pictures of {_sizes(images.sizes)}",
+            found=_told(images.pixels),
+            fix=f"{right} for pictures of {_sizes(images.sizes)}",
         )
 
 
@@ -127,6 +127,10 @@ def fitted(size: Size, grid: Size) -> Size:
     if across < down:
         return min(math.ceil(size[0] * across), grid[0]), grid[1]
     return grid[0], min(math.ceil(size[1] * down), grid[1])
+
+
+def _told(images: object) -> str:
+    return str(list(images.shape)) if isinstance(images, Tensor) else type(images).__name__
 
 
 def _sizes(sizes: Sequence[Size]) -> str:

@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_told(model: Any, pruned: vlm.VlmBundle) -> None:
     tokens = prompt_of(model)
     sizes = [picture(pruned, size) for size in SIZES[:2]]
     for wrong, match in (
-        (torch.zeros(1, 3, SIDE, SIDE), "another size"),
+        (torch.zeros(1, 3, SIDE, SIDE), "of any size, cut into tiles"),
         (Tiles(torch.zeros(2, 3, SIDE, SIDE), ((40, 60),)), "do not fit the sizes"),
         (Tiles(torch.zeros(5, 3, SIDE, SIDE + 1), ((64, 64),)), "do not fit the sizes"),
     ):
