@@ -77,6 +77,15 @@ class OnnxBackend:
         Raises:
             BackendError: A package is missing, or the export failed.
         """
+        self.write(program, folder)
+        return self.load(folder)
+
+    def write(self, program: ExportedProgram, folder: Path) -> None:
+        """The files of `build` without a session.
+
+        Raises:
+            BackendError: A package is missing, or the export failed.
+        """
         reason = self.unavailable()
         if reason:
             raise BackendError("cannot build an ONNX engine", found=reason)
@@ -91,7 +100,6 @@ class OnnxBackend:
                 found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
                 fix="another opset, or --backend aot_inductor",
             ) from error
-        return self.load(folder)
 
     def load(self, folder: Path) -> OnnxEngine:
         """The session of the ONNX file in a folder, or of FOLDER.onnx where there is no folder.

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.onnx_weights import SharedWeights
-from prunepass.backends.protocol import Engine
+from prunepass.backends.protocol import Backend, Engine
 from prunepass.bundle import check_free, write_text, written
 from prunepass.compiler import AGREEMENT, Clock, available
 from prunepass.errors import BackendError
@@ -76,21 +77,28 @@ def compile(
         preprocessing=preprocessing, template=template, clock=clock,
     )  # fmt: skip
     with written(place, force=force) as scratch:
-        weights = SharedWeights(scratch) if chosen.name == "onnx" else None
+        weights = SharedWeights(scratch)
         for part, program in programs.items():
             with clock(f"build {part}"):
                 (scratch / part).mkdir()
-                engine = chosen.build(program, scratch / part)
-                if weights is not None:  # those of prefill and decoder are the same
-                    del engine
-                    weights.take_in(scratch / part)
-                    engine = chosen.load(scratch / part)
+                engine = _built(chosen, program, scratch / part, weights)
             with clock(f"check {part}"):
                 _check(engine, program, part)
             del engine
         _write_tokenizer(processor_or_layout, scratch)
         write_text(scratch / "bundle.json", manifest.to_json())
     return load(place)
+
+
+def _built(
+    backend: Backend, program: ExportedProgram, folder: Path, weights: SharedWeights
+) -> Engine:
+    """An engine; of ONNX with its weights among those of the others, as many are the same."""
+    if not isinstance(backend, OnnxBackend):
+        return backend.build(program, folder)
+    backend.write(program, folder)
+    weights.take_in(folder)
+    return backend.load(folder)
 
 
 def _write_tokenizer(processor: Any, folder: Path) -> None:
