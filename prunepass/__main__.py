@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-p", type=float, metavar="P")
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--threads", type=int, metavar="N")
+    generate.add_argument("--device", default="cpu", help="cpu (default) or cuda, of ONNX Runtime")
     generate.add_argument("--json", action="store_true", help="print one JSON object")
 
     bench = commands.add_parser("bench", help="time a bundle: dense against compressed")

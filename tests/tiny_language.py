@@ -66,8 +66,8 @@ def pixels(seed: int, images: int = 1) -> torch.Tensor:
 def in_memory(model: Any, **wanted: Any) -> Any:
     """A bundle of a model that lies in no folder, run by PyTorch. `wanted` as for `compile`."""
     from prunepass.backends.eager import EagerEngine
-    from prunepass.vlm.compile import rewrite
     from prunepass.vlm.generate import VlmBundle
+    from prunepass.vlm.rewrite import rewrite
 
     programs, manifest = rewrite(model, **wanted)
     engines = {k: EagerEngine(p.module(check_guards=False)) for k, p in programs.items()}

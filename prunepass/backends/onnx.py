@@ -31,6 +31,13 @@ class OnnxEngine:
     session: Any
     path: Path | None
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        first = self.session.get_providers()[0]
+        gpu = first.startswith(("CUDA", "Tensorrt", "NvTensorRt"))
+        return torch.device("cuda", 0) if gpu else torch.device("cpu")
+
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         names = [i.name for i in self.session.get_inputs()]
         if len(names) != len(inputs):
@@ -70,6 +77,15 @@ class OnnxBackend:
         Raises:
             BackendError: A package is missing, or the export failed.
         """
+        self.write(program, folder)
+        return self.load(folder)
+
+    def write(self, program: ExportedProgram, folder: Path) -> None:
+        """The files of `build` without a session.
+
+        Raises:
+            BackendError: A package is missing, or the export failed.
+        """
         reason = self.unavailable()
         if reason:
             raise BackendError("cannot build an ONNX engine", found=reason)
@@ -84,10 +100,9 @@ class OnnxBackend:
                 found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
                 fix="another opset, or --backend aot_inductor",
             ) from error
-        return self.load(folder)
 
     def load(self, folder: Path) -> OnnxEngine:
-        """The session of the ONNX file in a folder.
+        """The session of the ONNX file in a folder, or of FOLDER.onnx where there is no folder.
 
         Raises:
             BackendError: onnxruntime is missing, or refuses the file.
@@ -104,14 +119,14 @@ class OnnxBackend:
         options.log_severity_level = 3
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
-        path = folder / _FILE
+        path = folder / _FILE if folder.is_dir() else folder.with_name(f"{folder.name}.onnx")
         try:
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=list(self.providers)
             )
         except Exception as error:
             raise BackendError(
-                f"ONNX Runtime refuses {_FILE}",
+                f"ONNX Runtime refuses {path.name}",
                 found=str(error).strip().splitlines()[0][:300],
                 fix="build the engine again",
             ) from error

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
@@ -33,8 +32,13 @@ from prunepass.passes.sequence_stages import Lift, Stage
 from prunepass.plan import Step
 from prunepass.records import PassRecord
 from prunepass.rules.image_table import choose_image_tokens, image_rule
-from prunepass.rules.image_tokens import at_positions, text_raters, without_other_image_tokens
-from prunepass.rules.instruction_attention import instruction_attention
+from prunepass.rules.image_tokens import (
+    at_positions,
+    carry,
+    text_raters,
+    without_other_image_tokens,
+)
+from prunepass.rules.instruction_attention import mask_rows, paid_to_image
 from prunepass.rules.merge import gather_tokens
 from prunepass.rules.transition import transition_variation
 
@@ -284,38 +288,6 @@ class _Pruner:
             given = output.args[0]
             flat, _ = torch.utils._pytree.tree_flatten(given)
             output.args = ((*flat, *extra),)
-
-
-def carry(transition: Tensor, image: Tensor, chosen: Tensor) -> Tensor:
-    """[B, I K]: what was summed up over layers [B, I N], of the tokens `chosen` [B, I, K]."""
-    by_image = transition.reshape(image.shape)
-    return by_image.gather(2, chosen).reshape(image.shape[0], -1)
-
-
-def mask_rows(mask: Tensor, asking: Tensor) -> Tensor:
-    """Rows [B, 1, R, T] of an attention mask [B, 1, T, T] or [B, H, T, T]."""
-    index = asking[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
-    return mask.expand(asking.shape[0], -1, -1, -1).gather(2, index)
-
-
-def paid_to_image(
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None,
-    asking: Tensor,
-    votes: Tensor,
-    image: Tensor,
-    *,
-    scale: float | None = None,
-) -> Tensor:
-    """[B, I N]: see `instruction_attention`; without a mask each row sees what stands before it."""
-    if mask is None:
-        number = torch.ones_like(key[:, 0, :, 0], dtype=torch.int64).cumsum(1) - 1
-        mask = number[:, None, None, :] <= asking[:, None, :, None]
-    if mask.dtype is torch.bool:
-        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -1e30)
-    paid = instruction_attention(query, key, mask=mask, asking=votes, scale=scale)
-    return paid.gather(1, image.reshape(image.shape[0], -1))
 
 
 def _item(values: Any, index: int) -> Any:

@@ -134,12 +134,21 @@ IMAGE_METHODS: Mapping[str, ImageMethod] = MappingProxyType(
                 source="baseline of the token pruning papers",
                 summary="the same random tokens in every image, behind the same layers",
             ),
+            _method(
+                "downsample",
+                rule="smaller-picture",
+                keep=(0.25,),
+                source="baseline: the encoder at a smaller picture",
+                summary="the encoder sees a smaller picture and makes fewer image tokens",
+            ),
         ]
     )
 )
 """What `prunepass.vlm.compile` can do, by name. `none` besides: nothing is taken out."""
 
 NONE = "none"
+DOWNSAMPLE = "downsample"
+"""The one method that changes what the encoder sees and no graph: it plans no step."""
 
 
 def image_method(name: str) -> ImageMethod:
@@ -179,7 +188,7 @@ def image_steps(
     positions: str | None = None,
     options: Mapping[str, Plain] | None = None,
 ) -> tuple[Step, ...]:
-    """The steps of a method on one model.
+    """The steps of a method on one model; `none` and `downsample` have none.
 
     Args:
         method: A key of `IMAGE_METHODS`, or `none`.
@@ -200,12 +209,9 @@ def image_steps(
     row = image_method(method)
     shares = _shares(keep, row)
     if not row.after:
-        if after:
-            raise PlanError(
-                f"{method} takes tokens out before the first layer",
-                found=f"after={tuple(after)}",
-                fix="leave `after` out",
-            )
+        _check_one_stage(method, shares, after)
+        if method == DOWNSAMPLE:
+            return ()
         count = max(1, round(shares[0] * image_tokens))
         return (
             Step(
@@ -231,6 +237,32 @@ def image_steps(
         )
         for layer, share in zip(behind, shares, strict=True)
     )  # fmt: skip
+
+
+def picture_share(keep: Sequence[float] | str | None) -> float:
+    """The share of the image tokens that `downsample` leaves.
+
+    Raises:
+        PlanError: It is no share, or there are several.
+    """
+    shares = _shares(keep, image_method(DOWNSAMPLE))
+    _check_one_stage(DOWNSAMPLE, shares, None)
+    return shares[0]
+
+
+def _check_one_stage(method: str, shares: Sequence[float], after: Sequence[int] | None) -> None:
+    if after:
+        raise PlanError(
+            f"{method} takes tokens out before the first layer",
+            found=f"after={tuple(after)}",
+            fix="leave `after` out",
+        )
+    if len(shares) != 1:
+        raise PlanError(
+            f"{method} takes tokens out once, before the first layer",
+            found=f"keep={tuple(shares)}",
+            fix=f"one share, such as keep=({shares[-1]},)",
+        )
 
 
 def _shares(keep: Sequence[float] | str | None, row: ImageMethod) -> tuple[float, ...]:

@@ -69,6 +69,12 @@ def without_other_image_tokens(
     return kept, new_image, place.gather(1, asking)
 
 
+def carry(transition: Tensor, image: Tensor, chosen: Tensor) -> Tensor:
+    """[B, I K]: what was summed up over layers [B, I N], of the tokens `chosen` [B, I, K]."""
+    by_image = transition.reshape(image.shape)
+    return by_image.gather(2, chosen).reshape(image.shape[0], -1)
+
+
 def text_raters(hidden: Tensor, image: Tensor, asking: Tensor, votes: Tensor) -> Tensor:
     """Votes [B, R] >= 0 left to the text tokens that the image is most like.
 

@@ -50,3 +50,29 @@ def instruction_attention(
     votes = asking.to(paid.dtype)
     votes = votes / votes.sum(dim=1, keepdim=True)
     return torch.bmm(votes.unsqueeze(1), paid).squeeze(1)
+
+
+def mask_rows(mask: Tensor, asking: Tensor) -> Tensor:
+    """Rows [B, 1, R, T] of an attention mask [B, 1, T, T] or [B, H, T, T]."""
+    index = asking[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
+    return mask.expand(asking.shape[0], -1, -1, -1).gather(2, index)
+
+
+def paid_to_image(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    asking: Tensor,
+    votes: Tensor,
+    image: Tensor,
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """[B, I N]: see `instruction_attention`; without a mask each row sees what stands before it."""
+    if mask is None:
+        number = torch.ones_like(key[:, 0, :, 0], dtype=torch.int64).cumsum(1) - 1
+        mask = number[:, None, None, :] <= asking[:, None, :, None]
+    if mask.dtype is torch.bool:
+        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -1e30)
+    paid = instruction_attention(query, key, mask=mask, asking=votes, scale=scale)
+    return paid.gather(1, image.reshape(image.shape[0], -1))

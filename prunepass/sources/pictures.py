@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from prunepass.errors import ModelError, UsageError
 from prunepass.sources.preprocess import Preprocessing
 
+Made = TypeVar("Made")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LAYOUTS = "NUMBER_anything.jpg beside each other, or one subfolder a class; not both"
 
@@ -132,6 +134,15 @@ def read_picture(path: Path, preprocessing: Preprocessing) -> Tensor:
     Raises:
         ModelError: the file is missing, truncated or no picture, or Pillow is not installed.
     """
+    return opened(path, preprocessing.apply)
+
+
+def opened(path: Path, use: Callable[[Any], Made]) -> Made:
+    """What `use` makes of the PIL image in a file.
+
+    Raises:
+        ModelError: the file is missing, truncated or no picture, or Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as error:
@@ -142,7 +153,7 @@ def read_picture(path: Path, preprocessing: Preprocessing) -> Tensor:
         ) from error
     try:
         with Image.open(path) as picture:
-            return preprocessing.apply(picture)
+            return use(picture)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
         size = f"{path.stat().st_size} bytes; " if path.is_file() else ""
         reason = (str(error).splitlines() or [""])[0]

@@ -177,9 +177,12 @@ class Preprocessing:
         size = self._resized(rgb.height, rgb.width)
         if (rgb.height, rgb.width) != size:
             rgb = rgb.resize((size[1], size[0]), resampling)
-        rgb = self._centred(rgb)
+        return self.normalised(self._centred(rgb))
+
+    def normalised(self, rgb: Any) -> Tensor:
+        """An RGB PIL image of any size as it is: [3, H, W], float32, normalised."""
         pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
-        image = pixels.view(self.height, self.width, 3).permute(2, 0, 1).to(torch.float32) / 255
+        image = pixels.view(rgb.height, rgb.width, 3).permute(2, 0, 1).to(torch.float32) / 255
         mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
         return ((image - mean) / std).contiguous()
 

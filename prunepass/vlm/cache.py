@@ -21,6 +21,7 @@ class Cache:
         dropped: For each stage by how many tokens it is shorter than the prompt.
         next_position: [B] int64, the position of what comes next.
         room: Entries to leave free.
+        device: Where keys and values shall lie, None for where they are.
     """
 
     def __init__(
@@ -32,14 +33,15 @@ class Cache:
         next_position: Tensor,
         *,
         room: int,
+        device: torch.device | None = None,
     ) -> None:
         count = len(layers) // 2
         self.stage_of = [sum(i >= first for first in first_layers) - 1 for i in range(count)]
         self.dropped = torch.tensor(list(dropped), dtype=torch.int64)
         self.next_position = next_position
         self.filled = [v.shape[1] for v in valid]
-        self.valid = [_with_room(v, 1, room) for v in valid]
-        self.layers = [_with_room(x, 2, room) for x in layers]
+        self.valid = [_with_room(v, 1, room, device) for v in valid]
+        self.layers = [_with_room(x, 2, room, device) for x in layers]
 
     @property
     def batch(self) -> int:
@@ -89,10 +91,10 @@ class Cache:
         self.next_position = self.next_position + steps
 
 
-def _with_room(x: Tensor, axis: int, room: int) -> Tensor:
+def _with_room(x: Tensor, axis: int, room: int, device: torch.device | None = None) -> Tensor:
     """A copy of `x` with `room` zeros behind its entries on an axis."""
     shape = list(x.shape)
     shape[axis] += room
-    made = x.new_zeros(shape)
+    made = x.new_zeros(shape, device=x.device if device is None else device)
     made.narrow(axis, 0, x.shape[axis]).copy_(x)
     return made

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,17 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
         return told(manifest)
     say(f"model             {manifest.model}")
     say(f"method            {manifest.method}, positions {manifest.positions}")
-    left = [manifest.image_tokens - dropped for dropped in manifest.dropped]
-    say(f"image tokens      {_runs(left)}")
-    say(f"cache of images   {sum(left) / (len(left) * manifest.image_tokens):.3f} of the dense one")
+    left = [part / whole for part, whole in manifest.shares]
+    counted = left if manifest.image_tokens is None else manifest.left()
+    say(f"image tokens      {_runs(counted)}")
+    say(f"cache of images   {sum(left) / len(left):.3f} of the dense one")
     say(f"bundle            {words.output}")
     return {}
 
 
 def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Answers one prompt with a bundle."""
-    bundle = load(words.bundle, threads=words.threads)
+    bundle = load(words.bundle, threads=words.threads, device=words.device)
     if bundle.text is None:
         raise UsageError(
             f"{words.bundle} has no tokenizer",
@@ -105,17 +107,13 @@ def told(manifest: VlmManifest) -> dict[str, Any]:
         "model": manifest.model,
         "method": manifest.method,
         "positions": manifest.positions,
-        "image_tokens": [manifest.image_tokens - dropped for dropped in manifest.dropped],
+        "image_tokens": None if manifest.image_tokens is None else manifest.left(),
+        "shares": [part / whole for part, whole in manifest.shares],
         "backend": manifest.backend,
     }
 
 
-def _runs(numbers: list[int]) -> str:
-    """Numbers with how often each follows itself: `576 x 7, 504 x 2`."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and found[-1][0] == number:
-            found[-1] = (number, found[-1][1] + 1)
-        else:
-            found.append((number, 1))
-    return ", ".join(f"{number} x {times} layers" for number, times in found)
+def _runs(numbers: Sequence[float]) -> str:
+    """Numbers with how often each follows itself: `576 x 7 layers, 504 x 2 layers`."""
+    runs = [(number, len(list(run))) for number, run in itertools.groupby(numbers)]
+    return ", ".join(f"{number:g} x {times} layers" for number, times in runs)

@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from prunepass.backends.onnx_binding import in_place
 from prunepass.backends.protocol import Engine
 from prunepass.errors import BackendError, UsageError
 from prunepass.vlm.cache import Cache
+from prunepass.vlm.conversation import Answer, Conversation
 from prunepass.vlm.layout import Prompts, Rows, with_images
 from prunepass.vlm.manifest import VlmManifest
+from prunepass.vlm.prepare import Shown, check_shown, image_tokens, shown
 from prunepass.vlm.sampling import Sampling
 from prunepass.vlm.text import Text
+from prunepass.vlm.tiles import Tiles, joined
 
 Prompt = str | Sequence[int]
-
-
-@dataclass
-class Answer:
-    """What was said to one prompt.
-
-    Attributes:
-        tokens: Their numbers, without the token that ended it.
-        text: None where the bundle has no tokenizer.
-        kept: For each stage behind a pruning, where the tokens that stayed stood in the prompt.
-    """
-
-    tokens: list[int]
-    text: str | None = None
-    kept: list[list[int]] = field(default_factory=list)
-
-
-@dataclass
-class Conversation:
-    """A cache with what was said so far.
-
-    Attributes:
-        cache: Of one batch of prompts.
-        logits: [B, V] behind the last token.
-        kept: [B, T'] for each stage behind a pruning, positions in the prompt.
-    """
-
-    cache: Cache
-    logits: Tensor
-    kept: list[Tensor]
 
 
 class VlmBundle:
@@ -85,8 +58,8 @@ class VlmBundle:
         """The answer to one prompt.
 
         Args:
-            images: None; pictures [I, 3, H, W] as the model takes them; or picture files, where
-                the bundle knows their preprocessing.
+            images: None; pictures [I, 3, H, W] as the model takes them, or `Tiles` where they may
+                have any size; or picture files, where the bundle knows their preprocessing.
             prompt: A question, or token numbers with one image token for each image.
             max_new_tokens: Most tokens of the answer.
             temperature: 0 takes the likeliest token each time, more draws.
@@ -102,15 +75,14 @@ class VlmBundle:
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         told = None if on_token is None else lambda tokens: on_token(tokens[0])
-        pixels = self.pixels(images)
         return self.generate_batch(
-            [pixels], [prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop,
-            on_tokens=told,
+            [shown(images, self.manifest)], [prompt], max_new_tokens=max_new_tokens,
+            sampling=sampling, stop=stop, on_tokens=told,
         )[0]  # fmt: skip
 
     def generate_batch(
         self,
-        images: Sequence[Tensor | None],
+        images: Sequence[Shown | None],
         prompts: Sequence[Prompt],
         *,
         max_new_tokens: int = 64,
@@ -118,7 +90,10 @@ class VlmBundle:
         stop: Sequence[int] = (),
         on_tokens: Callable[[list[int]], None] | None = None,
     ) -> list[Answer]:
-        """Answers to several prompts at once, each with the same number of images."""
+        """Answers to several prompts at once.
+
+        Each has the same number of images, and these the same number of tokens.
+        """
         talk = self.begin(images, prompts, room=max_new_tokens)
         ends = {*self.manifest.stop, *stop}
         answers = [Answer([], kept=[k[i].tolist() for k in talk.kept]) for i in range(len(prompts))]
@@ -147,7 +122,7 @@ class VlmBundle:
             raise UsageError(
                 "this bundle has no tokenizer", found="no tokenizer.json", fix="generate"
             )
-        talk = self.begin([self.pixels(images)], [prompt], room=max_new_tokens)
+        talk = self.begin([shown(images, self.manifest)], [prompt], room=max_new_tokens)
         tokens: list[int] = []
         said = ""
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -166,7 +141,7 @@ class VlmBundle:
 
     def begin(
         self,
-        images: Sequence[Tensor | None],
+        images: Sequence[Shown | None],
         prompts: Sequence[Prompt],
         *,
         room: int,
@@ -175,7 +150,7 @@ class VlmBundle:
         """The cache behind prompts, and the logits of their last tokens.
 
         Args:
-            images: Pixels [I, 3, H, W] of each prompt, or None.
+            images: Pixels [I, 3, H, W] of each prompt, or tiles, or None.
             prompts: Questions or token numbers.
             room: Tokens of cache to leave free.
             rows: Which text scores image tokens, None for what the bundle was made with.
@@ -185,18 +160,21 @@ class VlmBundle:
                 "each prompt needs its images, or None",
                 found=f"{len(prompts)} prompts, images for {len(images)}",
             )
+        pictures = [x for x in images if x is not None]
+        for picture in pictures:
+            check_shown(picture, self.manifest)
         counts = [0 if x is None else len(x) for x in images]
         numbers = [
             self._numbers(prompt, count) for prompt, count in zip(prompts, counts, strict=True)
         ]
         asked: Rows = rows or self.manifest.rows  # type: ignore[assignment]
-        batch = self.manifest.layout.prompts(numbers, counts, rows=asked)
+        layout = self.manifest.layout(image_tokens(pictures, self.manifest))
+        batch = layout.prompts(numbers, counts, rows=asked)
         self._check_room(batch.input_ids.shape[1], room)
         (embeds,) = self.engines["embedding"](batch.input_ids)
         if counts[0] == 0:
             return self._begin_text(batch, embeds, room)
-        features = self.features(torch.cat([x for x in images if x is not None]))
-        embeds = with_images(embeds, features, batch.image_positions)
+        embeds = with_images(embeds, self.features(pictures), batch.image_positions)
         return self._prefill(batch, embeds, room)
 
     def extend(self, talk: Conversation, tokens: Tensor, valid: Tensor | None = None) -> None:
@@ -218,11 +196,10 @@ class VlmBundle:
         place = cache.next_position[:, None] + (valid.cumsum(1) - 1).clamp_min(0)
         if self.manifest.grid is not None:
             place = place.expand(3, *place.shape).contiguous()
-        found = self.engines["decode"](
-            embeds, valid, place, cache.dropped, *cache.valid, *cache.layers
-        )
+        found = talk.step(embeds, valid, place, cache.dropped, *cache.valid, *cache.layers)
         cache.append(found[1:], valid, valid.sum(1))
-        talk.logits = found[0][:, -1]
+        # A copy: what the decoder gives may be overwritten by its next call.
+        talk.logits = found[0][:, -1].to("cpu", copy=True)
 
     def tokens(self, talk: Conversation, most: int, sampling: Sampling) -> Iterator[list[int]]:
         """The tokens that follow, one a prompt at a time; ends after `most`."""
@@ -233,41 +210,15 @@ class VlmBundle:
             if number + 1 < most:
                 self.extend(talk, picked[:, None])
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """Image tokens [I, N, C] of pixels [I, 3, H, W]."""
+    def features(self, images: Sequence[Shown]) -> Tensor:
+        """Image tokens [I, N, C] of the pictures of several prompts together."""
+        encoder, tiling = self.engines["vision"], self.manifest.tiling
+        if tiling is not None:
+            tiles = joined([one for one in images if isinstance(one, Tiles)])
+            return tiling.packed(encoder(tiles.pixels)[0], tiles.sizes)
+        pixels = torch.cat([one for one in images if isinstance(one, Tensor)])
         parts = [pixels] if self.manifest.any_images else list(pixels.split(1))
-        return torch.cat([self.engines["vision"](part)[0] for part in parts])
-
-    def pixels(self, images: object) -> Tensor | None:
-        """Images [I, 3, H, W] as the encoder takes them, None for none.
-
-        Raises:
-            UsageError: They are of another size, or are files and the bundle does not know how a
-                picture becomes an input.
-        """
-        if images is None:
-            return None
-        if isinstance(images, Tensor):
-            found = images if images.dim() > len(self.manifest.pixels) else images[None]
-            if tuple(found.shape[1:]) != tuple(self.manifest.pixels):
-                raise UsageError(
-                    "pixels of another size than the model takes",
-                    found=str(list(images.shape)),
-                    fix=f"[images, {', '.join(map(str, self.manifest.pixels))}]",
-                )
-            return found
-        if self.manifest.preprocessing is None:
-            raise UsageError(
-                "this bundle does not know how a picture becomes an input",
-                found="no preprocessing in its manifest",
-                fix="give pixels as a tensor, or compile with a processor",
-            )
-        from prunepass.sources.pictures import read_picture
-        from prunepass.sources.preprocess import Preprocessing
-
-        preprocessing = Preprocessing.from_dict(self.manifest.preprocessing)
-        files = [images] if isinstance(images, (str, Path)) else list(images)  # type: ignore[call-overload]
-        return torch.stack([read_picture(Path(file), preprocessing) for file in files])
+        return torch.cat([encoder(part)[0] for part in parts])
 
     def _numbers(self, prompt: Prompt, images: int) -> list[int]:
         if not isinstance(prompt, str):
@@ -291,10 +242,10 @@ class VlmBundle:
             embeds, batch.attention_mask, batch.position_ids, batch.image_positions,
             batch.asking_positions, batch.asking_votes,
         )  # fmt: skip
-        firsts, layers = self.manifest.first_layers, 2 * len(self.manifest.dropped)
+        firsts, layers = self.manifest.first_layers, 2 * len(self.manifest.shares)
         keys, kept = found[1 : 1 + layers], list(found[1 + layers :])
-        tokens, images = batch.input_ids.shape[1], batch.image_positions.shape[1]
-        lengths = self.manifest.cache_lengths(tokens, images)
+        tokens, (images, number) = batch.input_ids.shape[1], batch.image_positions.shape[1:]
+        lengths = self.manifest.cache_lengths(tokens, images, number)
         if [x.shape[2] for x in keys] != [n for n in lengths for _ in "kv"]:
             raise BackendError(
                 "prefill gave a cache of another length than the manifest says",
@@ -302,9 +253,16 @@ class VlmBundle:
                 fix=f"compile again: {list(lengths)} is right",
             )
         valid = [batch.attention_mask, *(batch.attention_mask.gather(1, k) for k in kept)]
-        dropped = [images * self.manifest.dropped[layer] for layer in firsts]
-        cache = Cache(firsts, keys, valid, dropped, batch.next_position, room=room)
-        return Conversation(cache, found[0][:, -1], kept)
+        dropped = [images * self.manifest.dropped(number)[layer] for layer in firsts]
+        cache = Cache(
+            firsts, keys, valid, dropped, batch.next_position, room=room, device=self._device
+        )
+        return Conversation(cache, found[0][:, -1], kept, in_place(self.engines["decode"]))
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the decoder computes, and the cache lies."""
+        return getattr(self.engines["decode"], "device", torch.device("cpu"))
 
     def _begin_text(self, batch: Prompts, embeds: Tensor, room: int) -> Conversation:
         """Text alone goes through the decoder: there is nothing to prune.
@@ -324,9 +282,11 @@ class VlmBundle:
         empty = [torch.zeros(size, heads, 0, width, dtype=embeds.dtype)] * 2
         none = torch.zeros(size, 0, dtype=torch.int64)
         cache = Cache(
-            firsts, empty * len(self.manifest.dropped), [none] * len(firsts), [0] * len(firsts),
+            firsts, empty * len(self.manifest.shares), [none] * len(firsts), [0] * len(firsts),
             torch.zeros(size, dtype=torch.int64), room=batch.input_ids.shape[1] + room,
+            device=self._device,
         )  # fmt: skip
-        talk = Conversation(cache, torch.zeros(size, self.manifest.vocabulary), [])
+        logits = torch.zeros(size, self.manifest.vocabulary)
+        talk = Conversation(cache, logits, [], in_place(self.engines["decode"]))
         self.extend(talk, batch.input_ids, batch.attention_mask)
         return talk

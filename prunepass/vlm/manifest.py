@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from prunepass.errors import ModelError
+from prunepass.errors import ModelError, UsageError
+from prunepass.rules.image_tokens import kept_number
 from prunepass.vlm.layout import Layout
+from prunepass.vlm.tiles import Tiling
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "vision-language"
 FILE = "bundle.json"
 ENGINES = ("vision", "embedding", "prefill", "decode")
@@ -29,18 +32,21 @@ class VlmManifest:
         method: Name of the method.
         positions: `keep_original` or `compact`: what becomes of positions behind a pruning.
         rows: Which text scores image tokens, `text` or `last`.
-        dropped: For each decoder layer, by how many tokens an image its cache is shorter than the
-            prompt.
+        shares: For each decoder layer, which share (part, whole) of an image's tokens its cache
+            holds, rounded down.
         cache: [heads, channels of a head] of keys and values.
         vocabulary: Logits of one token.
         image_token: Number of the token that stands for image tokens.
-        image_tokens: How many of them one image has where the language model begins.
+        image_tokens: How many of them one image has where the language model begins; None where
+            that depends on its size.
         any_images: Whether the encoder takes several images at once.
         grid: [rows, columns] of an image's tokens where positions are of time, row and column.
         padding: Number of the token that fills up shorter prompts.
         stop: Numbers of the tokens that end an answer.
         context: Most tokens of prompt and answer together.
-        pixels: [3, H, W] of an image, or [tiles, 3, H, W] where it comes as tiles.
+        pixels: [3, H, W] of an image, or [tiles, 3, H, W] where it comes as tiles; [3, S, S] of a
+            tile where their number depends on its size.
+        tiling: How images of any size are cut into tiles, None where all have one size.
         preprocessing: How a picture becomes an input, or None.
         template: A prompt with `{image}` for images and `{prompt}` for what is asked, or None.
         image_mark: Text of the token that stands for an image, or None.
@@ -53,39 +59,65 @@ class VlmManifest:
     method: str
     positions: str
     rows: str
-    dropped: tuple[int, ...]
+    shares: tuple[tuple[int, int], ...]
     cache: tuple[int, int]
     vocabulary: int
     image_token: int
-    image_tokens: int
+    image_tokens: int | None
     any_images: bool
     grid: tuple[int, int] | None
     padding: int
     stop: tuple[int, ...]
     context: int
     pixels: tuple[int, ...]
+    tiling: Tiling | None = None
     preprocessing: Mapping[str, Any] | None = None
     template: str | None = None
     image_mark: str | None = None
     sees: str = "causal"
 
-    @property
-    def layout(self) -> Layout:
-        """How prompts are laid out."""
-        return Layout(self.image_token, self.image_tokens, self.padding, self.grid)
+    def layout(self, image_tokens: int | None = None) -> Layout:
+        """How prompts are laid out.
+
+        Args:
+            image_tokens: N of one image, None for what all have.
+        """
+        number = self._number(image_tokens)
+        return Layout(self.image_token, number, self.padding, self.grid)
 
     @property
     def first_layers(self) -> tuple[int, ...]:
         """The first layer of each stage, from 0: layers of one stage have caches of one length."""
         found = [0]
-        for layer, dropped in enumerate(self.dropped):
-            if dropped != self.dropped[found[-1]]:
+        for layer, share in enumerate(self.shares):
+            if share != self.shares[found[-1]]:
                 found.append(layer)
         return tuple(found)
 
-    def cache_lengths(self, tokens: int, images: int) -> tuple[int, ...]:
+    def left(self, image_tokens: int | None = None) -> tuple[int, ...]:
+        """For each layer, how many tokens of an image its cache holds."""
+        number = self._number(image_tokens)
+        return tuple(kept_number(number, share) for share in self.shares)
+
+    def dropped(self, image_tokens: int | None = None) -> tuple[int, ...]:
+        """For each layer, by how many tokens an image its cache is shorter than the prompt."""
+        number = self._number(image_tokens)
+        return tuple(number - left for left in self.left(number))
+
+    def cache_lengths(
+        self, tokens: int, images: int, image_tokens: int | None = None
+    ) -> tuple[int, ...]:
         """Tokens in the cache of each layer behind a prompt of so many tokens and images."""
-        return tuple(tokens - images * dropped for dropped in self.dropped)
+        return tuple(tokens - images * dropped for dropped in self.dropped(image_tokens))
+
+    def _number(self, image_tokens: int | None) -> int:
+        number = self.image_tokens if image_tokens is None else image_tokens
+        if number is None:
+            raise UsageError(
+                "images of any size have no one number of tokens", found="image_tokens=None",
+                fix="manifest.tiling.tokens((height, width)) is the number of one",
+            )  # fmt: skip
+        return number
 
     def to_json(self) -> str:
         """The manifest as JSON text."""
@@ -139,8 +171,18 @@ def read_vlm_manifest(folder: Path) -> VlmManifest:
     for key, value in data.items():
         if not _CHECKS[key](value):
             raise ModelError(f"{path} is damaged", found=f"{key}: {value!r}"[:200], fix=again)
-    plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    plain: Any = {k: _tuples(v) for k, v in data.items()}
+    if plain["tiling"] is not None:
+        plain["tiling"] = Tiling(**{k: _tuples(v) for k, v in plain["tiling"].items()})
+    if (plain["tiling"] is None) == (plain["image_tokens"] is None):
+        raise ModelError(
+            f"{path} is damaged", found="image_tokens and tiling: one of them is right", fix=again
+        )
     return VlmManifest(**plain)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _count(value: object, least: int = 0) -> bool:
@@ -158,8 +200,21 @@ def _counts(length: int | None, least: int = 0) -> Callable[[Any], bool]:
     return check
 
 
-def _dropped(value: Any) -> bool:
-    return _counts(None)(value) and value == sorted(value) and value[0] == 0
+def _shares(value: Any) -> bool:
+    if not isinstance(value, list) or not value or not all(map(_counts(2, 1), value)):
+        return False
+    falling = all(a * d >= c * b for (a, b), (c, d) in itertools.pairwise(value))
+    return falling and value[0] == [1, 1]
+
+
+def _tiling(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {"side", "patches", "grids"}:
+        return False
+    side, grids = value["side"], value["grids"]
+    if not _count(side, 1) or not _count(value["patches"], 1) or not isinstance(grids, list):
+        return False
+    whole = all(_counts(2, 1)(grid) and not any(n % side for n in grid) for grid in grids)
+    return whole and len(grids) > 0
 
 
 def _text(value: object) -> bool:
@@ -177,17 +232,18 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "method": _text,
         "positions": lambda value: value in ("keep_original", "compact"),
         "rows": lambda value: value in ("text", "last"),
-        "dropped": _dropped,
+        "shares": _shares,
         "cache": _counts(2, 1),
         "vocabulary": lambda value: _count(value, 1),
         "image_token": _count,
-        "image_tokens": lambda value: _count(value, 1),
+        "image_tokens": _or_none(lambda value: _count(value, 1)),
         "any_images": lambda value: isinstance(value, bool),
         "grid": _or_none(_counts(2, 1)),
         "padding": _count,
         "stop": lambda value: isinstance(value, list) and all(map(_count, value)),
         "context": lambda value: _count(value, 1),
         "pixels": lambda value: any(_counts(length, 1)(value) for length in (3, 4)),
+        "tiling": _or_none(_tiling),
         "preprocessing": _or_none(lambda value: isinstance(value, dict)),
         "template": _or_none(lambda value: isinstance(value, str) and "{prompt}" in value),
         "image_mark": _or_none(_text),

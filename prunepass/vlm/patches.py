@@ -8,6 +8,7 @@ worked out here, so that an exported encoder holds it as numbers.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from prunepass.errors import UnsupportedGraph, UsageError
+from prunepass.vlm.tiles import Size, Tiling
 
 ImageSize = int | tuple[int, int]
 
@@ -32,6 +34,9 @@ class Pictures:
         known: What the encoder would work out of the size of a picture, by name: numbers.
         alone: Whether the encoder is captured for one picture at a time.
         leaves_out: Whether the model leaves out pictures that are all zeros, which no program can.
+        tiling: How pictures of any size are cut into tiles, where the encoder is made for that; all
+            else here is of an example.
+        size: (height, width) of pictures that come as tiles.
     """
 
     pixels: tuple[int, ...]
@@ -40,11 +45,25 @@ class Pictures:
     known: Mapping[str, Any] | None = None
     alone: bool = False
     leaves_out: bool = False
+    tiling: Tiling | None = None
+    size: Size | None = None
 
     def examples(self, dtype: torch.dtype) -> Tensor:
         """Two random pictures."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(2, *self.pixels, generator=generator).to(dtype)
+
+    def encoder_inputs(self, pixels: Tensor) -> Tensor:
+        """What an encoder takes of pictures [I, ...pixels]: them, or all of their tiles."""
+        return pixels if self.tiling is None else pixels.flatten(0, 1)
+
+    def features(self, encoder: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+        """Image tokens [I, N, C] of pictures [I, ...pixels]."""
+        found = encoder(self.encoder_inputs(pixels))
+        if self.tiling is None:
+            return found
+        assert self.size is not None
+        return self.tiling.packed(found, [self.size] * len(pixels))
 
 
 def pictures_of(model: nn.Module, image_size: ImageSize | None = None) -> Pictures:
@@ -52,7 +71,8 @@ def pictures_of(model: nn.Module, image_size: ImageSize | None = None) -> Pictur
 
     Args:
         model: An image-text-to-text model of transformers.
-        image_size: (height, width), or both as one number; None for what the config says.
+        image_size: (height, width), or both as one number; None for what the config says, which
+            may be any size.
 
     Raises:
         UsageError: The model takes pictures of any size and `image_size` does not name one, or it
@@ -68,6 +88,9 @@ def pictures_of(model: nn.Module, image_size: ImageSize | None = None) -> Pictur
         return _patches(vision, _named(model, image_size), inner)
     own = _pair(getattr(vision, "image_size", None))
     if "image_sizes" in wanted and getattr(config, "image_grid_pinpoints", None):
+        # Some take fewer tokens of a picture with many tiles; those need to know its size.
+        if image_size is None and not hasattr(config, "vision_aspect_ratio"):
+            return _any_size(config, own)
         return _tiles(config, own, _named(model, image_size))
     size = _pair(image_size) or own
     if size is None:
@@ -167,25 +190,35 @@ def _known_of_grid(vision: Any, inner: nn.Module, height: int, width: int) -> di
     return known
 
 
-def _tiles(config: Any, side: tuple[int, int] | None, size: tuple[int, int]) -> Pictures:
-    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+def _tiles(config: Any, side: Size | None, size: Size) -> Pictures:
+    tiling = _tiling(config, side)
+    return _sized((tiling.tiles(size), 3, tiling.side, tiling.side), size)
 
+
+def _any_size(config: Any, side: Size | None) -> Pictures:
+    """Pictures of any size; the example fills half of the smallest grid."""
+    tiling = _tiling(config, side)
+    height, width = min(tiling.grids, key=lambda grid: grid[0] * grid[1])
+    return dataclasses.replace(_tiles(config, side, (height // 2, width)), tiling=tiling)
+
+
+def _tiling(config: Any, side: Size | None) -> Tiling:
     if side is None or side[0] != side[1]:
         raise UnsupportedGraph(
             "cannot tell the size of a tile", found=f"vision_config.image_size {side}"
         )
-    points = [list(point) for point in config.image_grid_pinpoints]
-    return _sized((image_size_to_num_patches(size, points, side[0]), 3, *side), size)
+    grids = tuple((int(height), int(width)) for height, width in config.image_grid_pinpoints)
+    return Tiling(side[0], side[0] // int(config.vision_config.patch_size), grids)
 
 
-def _sized(pixels: tuple[int, ...], size: tuple[int, int]) -> Pictures:
+def _sized(pixels: tuple[int, ...], size: Size) -> Pictures:
     """Pictures with their own size beside them."""
     sizes = torch.tensor([size])
 
     def inputs(given: Tensor) -> dict[str, Tensor]:
         return {"pixel_values": given, "image_sizes": sizes.expand(len(given), 2)}
 
-    return Pictures(pixels, inputs, known={"image_sizes": sizes.numpy()}, alone=True)
+    return Pictures(pixels, inputs, known={"image_sizes": sizes.numpy()}, alone=True, size=size)
 
 
 def _named(model: nn.Module, image_size: ImageSize | None) -> tuple[int, int]:

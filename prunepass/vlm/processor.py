@@ -9,7 +9,9 @@ from prunepass.errors import ModelError
 _PROMPT = "\u2063prompt\u2063"
 
 
-def described(processor: Any, pixels: tuple[int, ...], image_token: int) -> dict[str, Any]:
+def described(
+    processor: Any, pixels: tuple[int, ...], image_token: int, *, tiles: bool = False
+) -> dict[str, Any]:
     """`preprocessing`, `template` and `image_mark`, as far as the processor tells them.
 
     Args:
@@ -17,6 +19,8 @@ def described(processor: Any, pixels: tuple[int, ...], image_token: int) -> dict
         pixels: [3, H, W] of an image, where the processor leaves it open. Pictures that come as
             tiles, [tiles, 3, H, W], are the caller's to prepare.
         image_token: Number of the token that stands for image tokens.
+        tiles: Whether these are the pixels of a tile: a picture is then squeezed into one, as it
+            is, and cut into others.
     """
     found: dict[str, Any] = {}
     images = getattr(processor, "image_processor", None)
@@ -29,6 +33,11 @@ def described(processor: Any, pixels: tuple[int, ...], image_token: int) -> dict
             if isinstance(size, dict) and {"shortest_edge", "longest_edge"} <= set(size):
                 # Bounds of a picture's size, which is fixed here: pictures are resized to that.
                 stored |= {"size": {"height": pixels[1], "width": pixels[2]}}
+            if tiles:
+                stored |= {
+                    "size": {"height": pixels[1], "width": pixels[2]},
+                    "do_center_crop": False,
+                }
             found["preprocessing"] = from_processor(stored, (pixels[1], pixels[2])).to_dict()
         except (TypeError, ValueError, KeyError) as error:
             raise ModelError(

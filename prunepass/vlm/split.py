@@ -26,7 +26,8 @@ class Parts:
     """The parts of a model, each a module of tensors only.
 
     Attributes:
-        vision: Pixels to image tokens as the language model takes them: [I, N, C].
+        vision: Pixels to image tokens as the language model takes them: [I, N, C]; of images of
+            any size the tokens of their tiles, see `TiledVision`.
         embedding: Token numbers [B, T] to embeddings [B, T, C].
         language: See `LanguageModel`.
     """
@@ -63,6 +64,30 @@ class Vision(nn.Module):
             deeper = getattr(found, "deepstack_features", None) or ()
             features = torch.cat([features, *map(_as_tensor, deeper)], dim=-1)
         return features.reshape(pixel_values.shape[0], -1, features.shape[-1])
+
+
+class TiledVision(nn.Module):
+    """Tiles of images to their tokens [K, P P + 1, C], projector included.
+
+    Behind the tokens of each tile stands the one that ends a row of an image.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """[K, P P + 1, C] of tiles [K, 3, S, S]."""
+        model: Any = self.model
+        config = model.config
+        states = model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
+        layer = config.vision_feature_layer
+        chosen = [states[i] for i in ([layer] if isinstance(layer, int) else layer)]
+        if config.vision_feature_select_strategy == "default":  # without the class token
+            chosen = [state[:, 1:] for state in chosen]
+        features = model.multi_modal_projector(torch.cat(chosen, dim=-1))
+        newline = model.image_newline.to(features.dtype).expand(features.shape[0], 1, -1)
+        return torch.cat([features, newline], dim=1)
 
 
 class Embedding(nn.Module):
@@ -227,8 +252,9 @@ def split(model: nn.Module, pictures: Pictures | None = None, *, sees: Sees = "c
     assert isinstance(head, nn.Module)
     table = model.get_input_embeddings()  # type: ignore[operator]
     deeper = deeper_layers(model)
+    pictures = pictures or pictures_of(model)
     return Parts(
-        Vision(inner, pictures or pictures_of(model)),
+        Vision(inner, pictures) if pictures.tiling is None else TiledVision(inner),
         Embedding(table, image_token_of(model), deeper),
         LanguageModel(language, head, sees=sees, deeper=deeper),
     )

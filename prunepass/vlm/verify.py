@@ -87,7 +87,7 @@ def what_tokens_see(model: nn.Module, pictures: Pictures, example: Example) -> S
         UnsupportedGraph: The parts say something else than the model, whatever they see.
     """
     parts = split(model, pictures)
-    features = parts.vision(example.pixels)
+    features = pictures.features(parts.vision, example.pixels)
     prompt = example.prompt
     embeds = with_images(parts.embedding(prompt.input_ids), features, prompt.image_positions)
     found: dict[Sees, float] = {}
@@ -118,12 +118,17 @@ def what_tokens_see(model: nn.Module, pictures: Pictures, example: Example) -> S
 
 @torch.no_grad()
 def check_programs(
-    programs: Sequence[ExportedProgram], example: Example, first_layers: Sequence[int]
+    programs: Sequence[ExportedProgram],
+    pictures: Pictures,
+    example: Example,
+    *,
+    first_layers: Sequence[int],
 ) -> None:
     """Nothing, if the programs say what the model says, without pruning.
 
     Args:
         programs: Encoder, embedding, prefill without pruning, and decoder.
+        pictures: What the encoder takes.
         example: What the model says.
         first_layers: The first layer of each stage of the decoder.
 
@@ -132,7 +137,7 @@ def check_programs(
     """
     vision, embedding, prefill, decode = map(runner, programs)
     prompt = example.prompt
-    (features,) = vision(example.pixels)
+    features = pictures.features(lambda pixels: vision(pixels)[0], example.pixels)
     (embeds,) = embedding(prompt.input_ids)
     embeds = with_images(embeds, features, prompt.image_positions)
     logits, *layers = prefill(embeds, *_prompt_inputs(prompt))

@@ -67,6 +67,23 @@ def test_a_bundle_answers(bundle: Path, picture: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.strip() == found["text"].strip()
 
 
+def test_a_smaller_picture_is_a_method(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compile", f"hf/{folder}", "--method", "downsample", "--keep"]
+    assert main([*words, "0.5,0.25", "-o", str(tmp_path / "bundle"), "--quiet"]) == 1
+    assert "takes tokens out once" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+    out = [*words, "0.25", "-o", str(tmp_path / "bundle"), "--json", "--backend", "eager"]
+    assert main(out) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["method"] == "downsample"
+    assert found["image_tokens"] == [4] * 5
+    asked = ["generate", str(tmp_path / "bundle"), "--prompt", "w7", "--device"]
+    assert main([*asked, "cuda"]) == 2
+    assert "do not run on 'cuda'" in capsys.readouterr().err
+
+
 def test_text_alone_is_answered_too(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["generate", str(bundle), "--prompt", "w7 w9", "--max-new-tokens", "3", "--json"]
     assert main(asked) == 0

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from prunepass import vlm
 from prunepass.errors import PlanError, UnsupportedGraph, UsageError
-from prunepass.vlm.compile import rewrite
 from prunepass.vlm.facts import facts
 from prunepass.vlm.patches import flat_patches, pictures_of
 from prunepass.vlm.processor import described
+from prunepass.vlm.rewrite import rewrite
 from prunepass.vlm.split import split
 from prunepass.vlm.verify import difference, example_of, runner, what_tokens_see
 from tests.vlm import tiny_vlms
@@ -44,7 +44,7 @@ def rewritten(name: str, **rest: Any) -> tuple[Any, Family, vlm.VlmBundle]:
 def told(model: Any, family: Family, bundle: vlm.VlmBundle, tokens: list[int], pixels: Tensor,
          count: int) -> list[int]:  # fmt: skip
     """Tokens that transformers generates."""
-    whole = bundle.manifest.layout.expanded(tokens, len(pixels))
+    whole = bundle.manifest.layout().expanded(tokens, len(pixels))
     inputs = model_inputs(family, whole, pixels)
     with torch.no_grad():
         found = model.generate(**inputs, max_new_tokens=count, do_sample=False)
@@ -114,7 +114,7 @@ def test_layers_see_what_was_kept(name: str) -> None:
     for images in (1, 2):
         tokens, pixels = prompt_of(model, images), pictures(family, images, images)
         talk = bundle.begin([pixels], [tokens], room=4)
-        whole = bundle.manifest.layout.expanded(tokens, images)
+        whole = bundle.manifest.layout().expanded(tokens, images)
         number = bundle.manifest.image_tokens
         gone = [len(whole) - kept.shape[1] for kept in talk.kept]
         assert gone == [images * (number - int(number * share)) for share in KEEP]

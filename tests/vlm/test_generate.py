@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prunepass import vlm
-from prunepass.errors import ModelError, UsageError
+from prunepass.backends.onnx_binding import BoundEngine
+from prunepass.errors import BackendError, ModelError, UsageError
 from tests.tiny_language import (
     IMAGE_TOKENS,
     VOCABULARY,
@@ -24,10 +25,10 @@ def without_cache(
     bundle: vlm.VlmBundle, images: Tensor, tokens: list[int], answer: list[int], length: int
 ) -> list[Tensor]:
     """Outputs of one prefill over prompt and answer; only the prompt's own text scores."""
-    batch = bundle.manifest.layout.prompts([tokens], [len(images)], rows="text")
+    batch = bundle.manifest.layout().prompts([tokens], [len(images)], rows="text")
     ids = torch.cat([batch.input_ids, torch.tensor([answer[:length]], dtype=torch.int64)], 1)
     (embeds,) = bundle.engines["embedding"](ids)
-    features = bundle.features(images)
+    features = bundle.features([images])
     index = batch.image_positions.reshape(1, -1)
     embeds[0, index[0]] = features.reshape(-1, embeds.shape[2])
     return list(
@@ -53,11 +54,11 @@ def test_caches_are_as_long_as_the_manifest_says(bundle: vlm.VlmBundle) -> None:
     tokens = prompt(1)
     talk = bundle.begin([pixels(1)], [tokens], room=4)
     whole = len(tokens) - 1 + IMAGE_TOKENS
-    assert bundle.manifest.dropped == (0, 4, 8, 12, 12)
-    assert talk.cache.lengths == [whole - dropped for dropped in bundle.manifest.dropped]
+    assert bundle.manifest.dropped() == (0, 4, 8, 12, 12)
+    assert talk.cache.lengths == [whole - dropped for dropped in bundle.manifest.dropped()]
     assert tuple(talk.cache.lengths) == bundle.manifest.cache_lengths(whole, 1)
     bundle.extend(talk, torch.tensor([[5, 6]]))
-    assert talk.cache.lengths == [whole + 2 - dropped for dropped in bundle.manifest.dropped]
+    assert talk.cache.lengths == [whole + 2 - dropped for dropped in bundle.manifest.dropped()]
 
 
 def test_decoding_counts_positions_as_the_policy_says(bundle: vlm.VlmBundle) -> None:
@@ -86,7 +87,7 @@ def test_a_batch_is_its_singles(bundle: vlm.VlmBundle, size: int) -> None:
 def test_text_is_never_dropped(bundle: vlm.VlmBundle) -> None:
     tokens = prompt(3)
     answer = bundle.generate(pixels(3), tokens, max_new_tokens=1)
-    whole = bundle.manifest.layout.expanded(tokens, 1)
+    whole = bundle.manifest.layout().expanded(tokens, 1)
     text = [i for i, token in enumerate(whole) if token != bundle.manifest.image_token]
     counts = []
     for kept in answer.kept:
@@ -99,7 +100,7 @@ def test_text_is_never_dropped(bundle: vlm.VlmBundle) -> None:
 def test_each_image_has_its_quota(bundle: vlm.VlmBundle) -> None:
     tokens = prompt(4, images=2)
     answer = bundle.generate(pixels(4, images=2), tokens, max_new_tokens=6)
-    whole = bundle.manifest.layout.expanded(tokens, 2)
+    whole = bundle.manifest.layout().expanded(tokens, 2)
     first = whole.index(bundle.manifest.image_token)
     for kept, count in zip(answer.kept, (12, 8, 4), strict=True):
         for start in (first, first + IMAGE_TOKENS):
@@ -185,10 +186,58 @@ def test_onnx_runtime_says_the_same(onnx_bundle: vlm.VlmBundle) -> None:
         torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_cache_lies_where_it_lay(onnx_bundle: vlm.VlmBundle) -> None:
+    """The decoder reads the cache in place, and writes into tensors that stay."""
+    images, tokens = pixels(40).float(), prompt(40)
+    talk = onnx_bundle.begin([images], [tokens], room=8)
+    assert isinstance(talk.step, BoundEngine)
+    where = [x.data_ptr() for x in talk.cache.layers]
+    written: list[dict[str, int]] = []
+    for _ in onnx_bundle.tokens(talk, 6, vlm.Sampling()):
+        written.append({name: x.data_ptr() for name, x in talk.step.outputs.items()})
+    assert [x.data_ptr() for x in talk.cache.layers] == where
+    bound = {x.data_ptr() for x in talk.step.inputs.values()}
+    assert set(where) <= bound
+    assert {x.data_ptr() for x in talk.cache.valid} <= bound
+    assert written[0] == {}  # nothing was decoded before the first token
+    assert written[1] == written[-1]
+    assert len(written[1]) == 1 + len(where)
+
+
+def test_conversations_do_not_write_into_each_other(onnx_bundle: vlm.VlmBundle) -> None:
+    asked = [(pixels(41 + i).float(), prompt(41 + i)) for i in range(2)]
+    alone = [onnx_bundle.generate(*one, max_new_tokens=6).tokens for one in asked]
+    talks = [onnx_bundle.begin([images], [tokens], room=8) for images, tokens in asked]
+    streams = [onnx_bundle.tokens(talk, 6, vlm.Sampling()) for talk in talks]
+    together = [[x for (x,) in said] for said in zip(*zip(*streams, strict=True), strict=True)]
+    assert together == alone
+
+
+def test_prefill_and_decoder_have_one_file_of_weights(onnx_bundle: vlm.VlmBundle) -> None:
+    folder = onnx_bundle.folder
+    assert folder is not None
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "bundle.json", "decode.onnx", "embedding.onnx", "prefill.onnx", "vision.onnx",
+        "weights.data",
+    ]  # fmt: skip
+    weights = sum(x.nbytes for x in small_llava().parameters())
+    assert (folder / "weights.data").stat().st_size < 2 * weights
+
+
+def test_a_device_that_is_not_there_is_told(onnx_bundle: vlm.VlmBundle) -> None:
+    assert onnx_bundle.folder is not None
+    with pytest.raises(UsageError, match="do not run on 'tpu'"):
+        vlm.load(onnx_bundle.folder, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendError, match="cannot compute on 'cuda' here") as caught:
+            vlm.load(onnx_bundle.folder, device="cuda")
+        assert len(str(caught.value).splitlines()) == 3
+
+
 def test_a_dense_bundle_says_what_transformers_says(llava: Any) -> None:
     bundle = in_memory(llava, method="none")
     images, tokens = pixels(9), prompt(9)
-    ids = torch.tensor([bundle.manifest.layout.expanded(tokens, 1)])
+    ids = torch.tensor([bundle.manifest.layout().expanded(tokens, 1)])
     with torch.no_grad():
         told = llava.generate(
             input_ids=ids, pixel_values=images, attention_mask=torch.ones_like(ids),
@@ -225,12 +274,12 @@ def test_what_does_not_fit_is_told(bundle: vlm.VlmBundle) -> None:
 def test_a_bundle_that_lacks_an_engine_is_refused(onnx_bundle: vlm.VlmBundle) -> None:
     folder = onnx_bundle.folder
     assert folder is not None
-    (folder / "decode").rename(folder / "elsewhere")
+    (folder / "decode.onnx").rename(folder / "elsewhere")
     try:
         with pytest.raises(ModelError, match="lacks an engine"):
             vlm.load(folder)
     finally:
-        (folder / "elsewhere").rename(folder / "decode")
+        (folder / "elsewhere").rename(folder / "decode.onnx")
     assert vlm.load(folder).manifest == onnx_bundle.manifest
     assert onnx_bundle.manifest.vocabulary == VOCABULARY
 

@@ -168,7 +168,9 @@ def mistral3() -> Any:
     import transformers as t
 
     config = t.Mistral3Config(
-        vision_config=t.PixtralVisionConfig(**{**VISION, "patch_size": 4, "head_dim": 12}),
+        vision_config=t.PixtralVisionConfig(
+            **{**VISION, "patch_size": 4, "head_dim": 12, "image_size": 64}
+        ),
         text_config=t.MistralConfig(**TEXT), image_token_index=IMAGE, spatial_merge_size=2,
     )  # fmt: skip
     return random_weights(t.Mistral3ForConditionalGeneration(config))
@@ -249,10 +251,10 @@ FAMILIES: dict[str, Family] = {
         mistral3,
         lambda pixels: {
             "pixel_values": pixels,
-            "image_sizes": torch.tensor([[32, 24]] * len(pixels)),
+            "image_sizes": torch.tensor([[48, 40]] * len(pixels)),
         },
-        image_size=(32, 24),
-        pixels=(3, 32, 24),
+        image_size=(48, 40),
+        pixels=(3, 48, 40),
     ),
     "qwen3-vl": Family(qwen3_vl, **QWEN),
     "gemma3": Family(gemma3, kinds={"token_type_ids": _image}),
