@@ -26,6 +26,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "capture": (4, _ANALYSIS),
     "calibrate": (4, _ANALYSIS),
     "planners": (4, _ANALYSIS),
+    "importance": (5, _ANALYSIS | {"calibrate"}),
     "passes": (4, _ANALYSIS),
     "sources": (4, {"errors", "models"}),
     "apply": (5, _ANALYSIS | {"passes"}),
