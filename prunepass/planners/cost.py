@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -23,6 +23,9 @@ from prunepass.plan import Action
 from prunepass.records import Sites
 from prunepass.rules.merge import merge_tokens
 from prunepass.rules.table import rule, select
+
+Subject = ExportedProgram | GraphModule
+"""What is priced: a labelled program, or one opened."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class TokenCost:
     """MACs of one program, an example, under token counts at a list of sites.
 
     Args:
-        program: A labelled program.
+        program: A labelled program, or one opened.
         sites: Its sites.
         at: Labels of the sites where tokens are reduced, in graph order.
         unread: Label of the last attention, if only prefix tokens are read behind it; it comes
@@ -49,9 +52,9 @@ class TokenCost:
     """
 
     def __init__(
-        self, program: ExportedProgram, sites: Sites, at: Sequence[str], *, unread: str | None
+        self, program: Subject, sites: Sites, at: Sequence[str], *, unread: str | None
     ) -> None:
-        module = open_module(program)
+        module = program if isinstance(program, GraphModule) else open_module(program)
         table = meta.labelled(module.graph)
         self.at = (*at, unread) if unread is not None else tuple(at)
         self._sites = sites

@@ -24,6 +24,7 @@ from prunepass.rules.image_tokens import kept_number
 from prunepass.vlm.cost import check_pays
 from prunepass.vlm.facts import Facts, facts
 from prunepass.vlm.generate import VlmBundle
+from prunepass.vlm.layers import chosen_layers, layers_left, without_layers
 from prunepass.vlm.layout import Layout
 from prunepass.vlm.loading import load
 from prunepass.vlm.manifest import ENGINES, VlmManifest
@@ -52,6 +53,9 @@ def compile(
     positions: str | None = None,
     options: Mapping[str, Plain] | None = None,
     image_size: ImageSize | None = None,
+    without: int | Sequence[str] = (),
+    score: str = "bi",
+    texts: str | Path | None = None,
     backend: str = "onnx",
     folder: str | Path,
     force: bool = False,
@@ -73,6 +77,10 @@ def compile(
         options: Further options of the method's rule.
         image_size: (height, width) of the pictures, or both as one number, where the model takes
             any; None for what its config says.
+        without: Layers of the language model to drop, such as `block[3]` or `block[3].mlp`, or how
+            many. `after` counts the layers that are left.
+        score: What chooses them where a number is given.
+        texts: A file of prompts, one a line, that the score is measured on; `zd` needs none.
         backend: Name of a backend.
         folder: The bundle to write.
         force: Whether an existing bundle is replaced.
@@ -87,9 +95,13 @@ def compile(
     place, chosen = Path(folder), available(backend)
     check_free(place, force=force)
     clock = Clock(on_stage)
+    if isinstance(without, int):
+        with clock("score layers"):
+            given = None if texts is None else Path(texts)
+            without = chosen_layers(model, processor_or_layout, without, score=score, texts=given)
     programs, manifest = rewrite(
         model, processor_or_layout, method=method, keep=keep, after=after, positions=positions,
-        options=options, image_size=image_size, backend=chosen.name, name=name,
+        options=options, image_size=image_size, without=without, backend=chosen.name, name=name,
         preprocessing=preprocessing, template=template, clock=clock,
     )  # fmt: skip
     with written(place, force=force) as scratch:
@@ -115,6 +127,7 @@ def rewrite(
     positions: str | None = None,
     options: Mapping[str, Plain] | None = None,
     image_size: ImageSize | None = None,
+    without: Sequence[str] = (),
     backend: str = "eager",
     name: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -144,8 +157,9 @@ def rewrite(
         language = split(model, pictures, sees=sees).language
         rows = 1 if known.grid_of is None else 3
     with clock("plan"):
+        layers = layers_left(known.layers, without)
         steps = image_steps(
-            method, layers=known.layers, image_tokens=image_tokens, keep=keep, after=after,
+            method, layers=layers, image_tokens=image_tokens, keep=keep, after=after,
             positions=_positions(method, positions, rows), options=options,
         )  # fmt: skip
         policy = _policy(steps)
@@ -160,12 +174,19 @@ def rewrite(
             language, channels=known.channels, image_tokens=image_tokens,
             position_rows=rows, dtype=known.dtype,
         )  # fmt: skip
-        dropped = _dropped(steps, known.layers, image_tokens)
+        if without:
+            if checked is not None:
+                # Told against the model before layers go: behind that, nothing is left to compare.
+                whole = extend_cache(dense, (0,), positions="keep_original")
+                check_programs((vision, embedding, dense, whole), checked, (0,))
+                checked = None
+            dense = without_layers(dense, without)
+        dropped = _dropped(steps, layers, image_tokens)
         manifest = _manifest(
             model, processor_or_layout, known, dense, backend=backend, method=method,
             positions=policy, dropped=dropped, image_tokens=image_tokens, any_images=any_images,
             name=name or type(model).__name__, preprocessing=preprocessing, template=template,
-            sees=sees,
+            sees=sees, without=tuple(without),
         )  # fmt: skip
         prefill, _ = prune_image_tokens(dense, steps) if steps else (dense, None)
         if prefill is not dense:
@@ -237,6 +258,7 @@ def _manifest(
     preprocessing: Mapping[str, Any] | None,
     template: str | None,
     sees: Sees,
+    without: tuple[str, ...],
 ) -> VlmManifest:
     output = next(n for n in dense.graph.nodes if n.op == "output")
     logits, key = (node.meta["val"] for node in output.args[0][:2])
@@ -270,6 +292,7 @@ def _manifest(
         template=template or told.get("template"),
         image_mark=told.get("image_mark"),
         sees=sees,
+        without=without,
     )
 
 

@@ -46,6 +46,8 @@ class VlmManifest:
         image_mark: Text of the token that stands for an image, or None.
         sees: What a token of a prompt attends to: `causal`, what stands before it; `image`, all of
             its own image besides; `prompt`, the whole prompt.
+        without: Layers of the model that were dropped, as it counts them; `dropped` tells of those
+            that are left.
     """
 
     backend: str
@@ -68,6 +70,7 @@ class VlmManifest:
     template: str | None = None
     image_mark: str | None = None
     sees: str = "causal"
+    without: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -132,6 +135,7 @@ def read_vlm_manifest(folder: Path) -> VlmManifest:
             found=f"schema {schema!r}"[:80],
             fix=f"compile again: this version reads schema {SCHEMA}",
         )
+    data.setdefault("without", [])  # bundles of before layers could be dropped
     names = {field.name for field in dataclasses.fields(VlmManifest)}
     if set(data) != names:
         wrong = ", ".join(sorted(names ^ set(data)))
@@ -191,6 +195,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "preprocessing": _or_none(lambda value: isinstance(value, dict)),
         "template": _or_none(lambda value: isinstance(value, str) and "{prompt}" in value),
         "image_mark": _or_none(_text),
+        "without": lambda value: isinstance(value, list) and all(map(_text, value)),
         "sees": lambda value: value in ("causal", "image", "prompt"),
     }
 )

@@ -114,8 +114,10 @@ def planted(*, useless: int | None = None, crucial: int | None = None) -> Export
         model.blocks[useless].mlp.fc1.weight.mul_(1e-4)
         model.blocks[useless].attn.qkv.weight.mul_(1e-4)
     if crucial is not None:
-        for part in (model.blocks[crucial].attn.proj, model.blocks[crucial].mlp.fc2):
-            part.weight.mul_(8.0)
+        for i, block in enumerate(model.blocks):
+            for part in (block.attn.proj, block.mlp.fc2):
+                part.weight.mul_(2.0 if i == crucial else 0.1)
+                part.bias.mul_(0.1)
     return capture(model, (images(2),))
 
 
