@@ -109,6 +109,8 @@ def fit(
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if ratio_at(middle) > flops else (low, middle)
+        if steps_at(low) == steps_at(high):
+            break
     steps = min((steps_at(low), steps_at(high)), key=lambda s: abs(
         cost.ratio(priced(s, cost.tokens, sites)) - flops
     ))  # fmt: skip

@@ -49,15 +49,23 @@ class TokenCost:
         at: Labels of the sites where tokens are reduced, in graph order.
         unread: Label of the last attention, if only prefix tokens are read behind it; it comes
             last.
+        scoring: What scoring was found to cost, of another `TokenCost` of the same model; filled.
     """
 
     def __init__(
-        self, program: Subject, sites: Sites, at: Sequence[str], *, unread: str | None
+        self,
+        program: Subject,
+        sites: Sites,
+        at: Sequence[str],
+        *,
+        unread: str | None,
+        scoring: dict[tuple[object, ...], int] | None = None,
     ) -> None:
         module = program if isinstance(program, GraphModule) else open_module(program)
         table = meta.labelled(module.graph)
         self.at = (*at, unread) if unread is not None else tuple(at)
         self._sites = sites
+        self._dense_shapes: dict[Node, tuple[int, ...]] = {}
         self._prefix = prefix_tokens(module.graph)
         cuts = [table[f"{label}:output"] for label in at]
         self._narrowed: Node | None = None
@@ -67,7 +75,7 @@ class TokenCost:
         self._trace = trace_tokens(module, cuts[0], prefix=self._prefix)
         self.tokens = self._trace.tokens
         self._fixed, self._counted = self._split(list(module.graph.nodes), cuts)
-        self._rules: dict[tuple[object, ...], int] = {}
+        self._rules = {} if scoring is None else scoring
         self.dense = self.macs([])
 
     def macs(self, reductions: Sequence[Reduction]) -> int:
@@ -115,7 +123,10 @@ class TokenCost:
         return lambda n: self._shape(n, counts[stage])
 
     def _shape(self, node: Node, tokens: int) -> tuple[int, ...]:
-        shape = list(meta.concrete_shape(node, 1) or ())
+        if node not in self._dense_shapes:
+            # Searches ask for the same shapes a thousand times; symbols are slow to fill in.
+            self._dense_shapes[node] = meta.concrete_shape(node, 1) or ()
+        shape = list(self._dense_shapes[node])
         for axis, offset in self._trace.axes.get(node, ()):
             shape[axis] = tokens + offset
         return tuple(shape)

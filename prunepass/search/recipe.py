@@ -16,7 +16,7 @@ from prunepass.graph import meta
 from prunepass.graph.edit import open_module
 from prunepass.passes import drop_layers
 from prunepass.plan import Step
-from prunepass.planners.budget import cost_of, fit, priced
+from prunepass.planners.budget import fit, priced
 from prunepass.planners.cost import TokenCost
 from prunepass.planners.request import Request, ask, unread_step
 from prunepass.records import Sites
@@ -69,7 +69,8 @@ class Recipes:
         self.program, self.sites = program, find_sites(program)
         self.blocks: tuple[Block, ...] = find_blocks(open_module(program).graph)
         self._opened: dict[tuple[str, ...], _Opened] = {}
-        self._requests: dict[Recipe, tuple[Request, TokenCost]] = {}
+        self._costs: dict[tuple[str, ...], TokenCost] = {}
+        self._scoring: dict[tuple[object, ...], int] = {}
         self.macs = self._open(()).macs
 
     def steps(self, recipe: Recipe, ratio: float) -> tuple[Step, ...]:
@@ -86,8 +87,10 @@ class Recipes:
             return (*drops, *self._unread(recipe.dropped))
         opened = self._open(recipe.dropped)
         local = min(ALMOST_ALL, ratio * self.macs / opened.macs)
-        request, cost = self._asked(recipe)
-        plan = fit(opened.module, opened.sites, request, flops=local, cost=cost)
+        plan = fit(
+            opened.module, opened.sites, self._request(recipe), flops=local,
+            cost=self._cost(recipe.dropped),
+        )  # fmt: skip
         return (*drops, *plan.steps)
 
     def ratio(self, steps: Sequence[Step]) -> float:
@@ -97,9 +100,7 @@ class Recipes:
         opened = self._open(dropped)
         if not tokens:
             return opened.macs / self.macs
-        places = [s.site for s in tokens]
-        unread = places.pop() if tokens[-1].rule == "unread" else None
-        cost = TokenCost(opened.module, opened.sites, places, unread=unread)
+        cost = self._cost(dropped)
         return cost.macs(priced(tokens, cost.tokens, opened.sites)) / self.macs
 
     def tokens(self, steps: Sequence[Step]) -> float:
@@ -133,15 +134,24 @@ class Recipes:
         order = [x for b in self.blocks for x in (b.site, *(c.site for c in b.branches))]
         return tuple(sorted([*kept, more], key=order.index))
 
-    def _asked(self, recipe: Recipe) -> tuple[Request, TokenCost]:
-        if recipe not in self._requests:
-            assert recipe.method is not None
-            opened = self._open(recipe.dropped)
-            request = ask(opened.sites, method_name=recipe.method, exponent=recipe.exponent)
-            if recipe.exponent is not None:
-                request = replace(request, method=replace(request.method, shape="depth"))
-            self._requests[recipe] = request, cost_of(opened.module, opened.sites, request)
-        return self._requests[recipe]
+    def _request(self, recipe: Recipe) -> Request:
+        assert recipe.method is not None
+        sites = self._open(recipe.dropped).sites
+        request = ask(sites, method_name=recipe.method, exponent=recipe.exponent)
+        if recipe.exponent is None:
+            return request
+        return replace(request, method=replace(request.method, shape="depth"))
+
+    def _cost(self, dropped: tuple[str, ...]) -> TokenCost:
+        """What any reduction between attention and MLP costs, without some layers."""
+        if dropped not in self._costs:
+            opened = self._open(dropped)
+            places = [site.label for site in opened.sites.reducible("attention")]
+            unread = places.pop() if self._unread(dropped) else None
+            self._costs[dropped] = TokenCost(
+                opened.module, opened.sites, places, unread=unread, scoring=self._scoring
+            )
+        return self._costs[dropped]
 
     def _unread(self, dropped: tuple[str, ...]) -> tuple[Step, ...]:
         """The step that stops computing what no output reads, where there is one: it is exact."""
