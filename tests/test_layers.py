@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "importance": (5, _ANALYSIS | {"calibrate"}),
     "passes": (4, _ANALYSIS),
     "sources": (4, {"errors", "models"}),
+    "sparsify_weights": (6, _ANALYSIS | {"calibrate", "importance", "planners"}),
     "apply": (5, _ANALYSIS | {"passes"}),
     "specialise": (5, {"errors", "graph"}),
     "backends": (6, _RUNNING),
