@@ -118,13 +118,15 @@ class Recipes:
         return total / (first.tokens * len(self.blocks))
 
     def droppable(self, *, protect: tuple[int, int] = (1, 1)) -> list[str]:
-        """Sites of blocks and branches that may go, without the first and last blocks."""
+        """Sites of branches, then of blocks, that may go, without the first and last blocks.
+
+        Branches come first: a block costs what its branches cost together, at least.
+        """
         first, last = protect
         inner = self.blocks[first : len(self.blocks) - last]
-        found = [block.site for block in inner if block.obstacle is None]
-        return found + [
-            b.site for block in inner for b in block.branches if len(block.branches) > 1
-        ]
+        parted = [block for block in inner if len(block.branches) > 1]
+        branches = [branch.site for block in parted for branch in block.branches]
+        return branches + [block.site for block in inner if block.obstacle is None]
 
     def joined(self, dropped: Sequence[str], more: str) -> tuple[str, ...] | None:
         """A set of dropped sites with one more, in graph order; None if it is in there already."""

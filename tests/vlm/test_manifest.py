@@ -39,6 +39,12 @@ def test_it_reads_back_whole(tmp_path: Path) -> None:
     assert GOOD.cache_lengths(40, 2) == (40, 32, 32, 24)
 
 
+def test_bundles_of_before_layers_could_be_dropped_are_read(tmp_path: Path) -> None:
+    assert read_vlm_manifest(write(tmp_path, without=...)).without == ()
+    with pytest.raises(ModelError, match="is damaged"):
+        read_vlm_manifest(write(tmp_path, without=[3]))
+
+
 @pytest.mark.parametrize(
     "changed",
     [
