@@ -80,6 +80,7 @@ def test_layers_dropped_into_a_bundle(
         (["--drop-layers", "block[1]", "--score", "zd"], 2),
         (["--drop-layers", "2", "--score", "zz"], 2),
         (["--drop-layers", "2", "--at", "1,2"], 2),
+        (["--drop-layers", "2", "--method", "downsample", "--flops", "0.5"], 2),
         (["--drop-layers", "2", "--texts", "a.txt"], 2),
     ],
 )

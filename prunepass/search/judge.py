@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import random
@@ -148,7 +149,8 @@ class Judge:
     def noise(self) -> Verdict:
         """The dense model beside itself in double precision: what its own rounding does."""
         images = self.images["chosen"][:FIRST]
-        exact = open_module(self.program).double()
+        # A copy: changing the type of a module changes its weights, which the program shares.
+        exact = copy.deepcopy(open_module(self.program)).double()
         try:
             said = _answers(exact, images.double())
         except (ModelError, RuntimeError):

@@ -129,6 +129,16 @@ def test_a_floor_that_nothing_holds_is_declined(captured: Captured) -> None:
         plan_for(captured("mean"), pictures(16), floor="kl<=1e-12", minutes=0.2)
 
 
+def test_a_search_leaves_the_weights_as_they_are(
+    program: ExportedProgram, images: torch.Tensor
+) -> None:
+    before = {name: weight.clone() for name, weight in program.state_dict.items()}
+    assert Judge(program, images, None).noise().mean < 1e-6
+    for name, weight in program.state_dict.items():
+        assert weight.dtype == before[name].dtype
+        assert torch.equal(weight, before[name])
+
+
 def test_a_floor_below_the_models_own_noise_is_refused(
     program: ExportedProgram, images: torch.Tensor
 ) -> None:
