@@ -27,6 +27,7 @@ SIZE = {"depth": 4, "grid": 6, "patch": 4, "channels": 24, "heads": 2, "classes"
 
 def model(*, useless: int | None = None) -> PlainVit:
     made = PlainVit(**SIZE)
+    made.head.weight.mul_(40.0)  # answers that differ from picture to picture
     if useless is not None:
         for part in (made.proj[useless], made.fc2[useless]):
             part.weight.mul_(1e-3)
@@ -126,7 +127,7 @@ def test_what_gains_too_little_is_declined(
 
 def test_a_floor_that_nothing_holds_is_declined(captured: Captured) -> None:
     with pytest.raises(PlanError, match="declined"):
-        plan_for(captured("mean"), pictures(16), floor="kl<=1e-12", minutes=0.2)
+        plan_for(captured("mean"), pictures(16), floor="kl<=1e-12", minutes=0.02)
 
 
 def test_a_search_leaves_the_weights_as_they_are(
@@ -148,7 +149,9 @@ def test_a_floor_below_the_models_own_noise_is_refused(
 
 def test_a_floor_that_does_not_hold_at_the_target_is_told(captured: Captured) -> None:
     with pytest.raises(PlanError, match="cannot both be met"):
-        plan_for(captured("mean"), pictures(16), target="flops<=0.6", floor="kl<=1e-9", minutes=0.1)
+        plan_for(
+            captured("mean"), pictures(16), target="flops<=0.75", floor="kl<=1e-9", minutes=0.02
+        )
 
 
 def test_wrong_requests(program: ExportedProgram, images: torch.Tensor) -> None:

@@ -18,8 +18,10 @@ from prunepass.vlm.split import split
 from tests.tiny_language import IMAGE_TOKENS, LAYERS, in_memory, pixels, prompt
 
 SUBSETS = [
-    *itertools.combinations(range(LAYERS), 1), (0, 4), (1, 2, 3), (0, 1, 3, 4),
-]  # fmt: skip
+    pytest.param(gone, marks=() if gone in {(0,), (1, 2, 3)} else pytest.mark.slow)
+    for count in range(1, LAYERS)
+    for gone in itertools.combinations(range(LAYERS), count)
+]
 
 
 def eager_without(model: Any, gone: tuple[int, ...]) -> Any:
@@ -52,7 +54,11 @@ def test_prefill_without_any_subset_is_the_eager_model_without_it(
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("gone", [(2,), (0, 4), (1, 2, 3)])
+@pytest.mark.parametrize(
+    "gone",
+    [(1, 3), pytest.param((0, 4), marks=pytest.mark.slow),
+     pytest.param((0, 1, 2, 3), marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_generate_says_what_the_eager_model_without_the_layers_says(
     gone: tuple[int, ...], llava: Any
 ) -> None:
