@@ -19,6 +19,7 @@ from prunepass.importance.table import LAYER_SCORES
 from prunepass.layer_plot import rows, svg
 from prunepass.plan import Plain, Plan, Step
 from prunepass.planners.layers import lowest, named, wanted
+from prunepass.planners.methods import DOWNSAMPLE
 from prunepass.progress import bar
 from prunepass.search.decide import plan_for
 from prunepass.search.recipe import Recipe, Recipes
@@ -161,6 +162,11 @@ def check_together(words: Namespace) -> None:
         raise UsageError(
             "--score chooses layers to drop", found="no --drop-layers", fix="--drop-layers 3"
         )
+    if dropping and getattr(words, "method", None) == DOWNSAMPLE:
+        raise UsageError(
+            "a smaller picture and dropped layers are not planned together",
+            found=f"--method {DOWNSAMPLE} with --drop-layers", fix="one of the two",
+        )  # fmt: skip
     unfit = [
         n for n in ("action", "at", "plan") if dropping and getattr(words, n, None) is not None
     ]

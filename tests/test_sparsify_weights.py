@@ -21,9 +21,9 @@ def test_zeros_are_where_the_scores_say(captured: Captured) -> None:
     made, told = sparsify_weights(program, DATA, sparsity=0.5, scores=scores, most=0.7)
     assert all(torch.equal(program.state_dict[n], w) for n, w in before.items())
     shares = [told.by_block[f"block[{i}]"] for i in range(DEPTH)]
-    assert shares[1] == pytest.approx(0.7, abs=0.02)  # rounded down in each row
+    assert shares[1] == pytest.approx(0.7, abs=0.03)  # rounded down in each row
     assert shares[2] < shares[0] < shares[1]
-    assert told.zeros / told.weights == pytest.approx(0.5, abs=0.02)
+    assert told.zeros / told.weights == pytest.approx(0.5, abs=0.03)
     found = made.state_dict["blocks.1.mlp.fc1.weight"]
     assert int((found == 0).sum()) == 44 * int(28 * 0.7)
     assert "theoretical" in str(told)
