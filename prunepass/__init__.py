@@ -11,16 +11,21 @@ or all of it with `prunepass.compile`. Importing this loads torch and nothing he
 from prunepass import vlm
 from prunepass.analyse.sites import sites
 from prunepass.apply import apply_plan
+from prunepass.calibrate import Batch
 from prunepass.capture import capture
 from prunepass.compiler import Compiled, build, compile
 from prunepass.errors import PrunepassError
+from prunepass.importance.scores import LayerScores, layer_scores
 from prunepass.plan import Plan, Step
 from prunepass.planners.budget import plan
 from prunepass.records import Site, Sites
 from prunepass.report import Report
+from prunepass.search.decide import plan_for
 
 __all__ = [
+    "Batch",
     "Compiled",
+    "LayerScores",
     "Plan",
     "PrunepassError",
     "Report",
@@ -31,7 +36,9 @@ __all__ = [
     "build",
     "capture",
     "compile",
+    "layer_scores",
     "plan",
+    "plan_for",
     "sites",
     "vlm",
 ]

@@ -1,4 +1,4 @@
-"""The command line: inspect, methods, plan, compile, generate, bench, eval."""
+"""The command line: inspect, methods, layers, plan, compile, generate, bench, eval."""
 
 from __future__ import annotations
 
@@ -65,6 +65,24 @@ def _parser() -> argparse.ArgumentParser:
     methods = commands.add_parser("methods", help="list methods and rules with their sources")
     methods.add_argument("--json", action="store_true", help="print one JSON object")
 
+    layers = commands.add_parser("layers", help="score the layers of a model by importance")
+    _model(layers)
+    layers.add_argument(
+        "--score", default="lim", metavar="S,S,...",
+        help="lim (default), zd, bi, ecoflap, ecoflap-first, suppress, wpca",
+    )  # fmt: skip
+    layers.add_argument("--images", metavar="DIR", help="pictures to score on (zd needs none)")
+    layers.add_argument("--texts", metavar="FILE", help="prompts to score on, one a line")
+    layers.add_argument("--branches", action="store_true", help="attention and MLP apart")
+    layers.add_argument(
+        "--tap", choices=("block", "module"), default="block",
+        help="lim and bi over the boundary (block, default), or of what a branch adds (module)",
+    )  # fmt: skip
+    layers.add_argument("--plot", metavar="FILE", help="write a picture, .svg")
+    layers.add_argument("--checkpoint", metavar="FILE", help="go on from where a run stopped")
+    layers.add_argument("--quiet", action="store_true", help="say less")
+    layers.add_argument("--json", action="store_true", help="print one JSON object")
+
     plan = commands.add_parser("plan", help="make a plan and write it to a file")
     _model(plan)
     _planning(plan, required=True)
@@ -81,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument(
         "--after", type=_blocks, metavar="L,L,...", help="layers behind which they go, from 1"
     )
+    compile_.add_argument("--texts", metavar="FILE", help="prompts to score layers on, one a line")
     compile_.add_argument("--positions", choices=("keep_original", "compact"))
     compile_.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="where a model takes any size"
@@ -142,6 +161,14 @@ def _planning(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
         "--flops", type=float, metavar="R", help="MACs wanted, relative to the dense model: (0, 1]"
     )
+    parser.add_argument(
+        "--drop-layers", metavar="N", help="so many of the least important layers, or their names"
+    )
+    parser.add_argument("--score", metavar="S", help="which layers go; see `prunepass layers -h`")
+    parser.add_argument(
+        "--target", metavar="COST<=X", help="the planner decides: flops, latency, memory, tokens"
+    )
+    parser.add_argument("--floor", metavar="QUALITY", help="agreement>=A, kl<=K or top1>=T")
     parser.add_argument("--action", choices=("drop", "merge"), help="overrides the method's own")
     parser.add_argument("--at", type=_blocks, metavar="B,B,...", help="blocks, counted from 0")
     parser.add_argument(

@@ -32,6 +32,7 @@ def apply_with_records(
             found=f"plan for {plan.fingerprint}, this model is {found}",
             fix="make a plan for this model with `prunepass plan`",
         )
+    _check_dropped(plan)
     records = []
     for kind, run in PASSES.items():
         steps = [step for step in plan.steps if step.kind == kind]
@@ -39,3 +40,18 @@ def apply_with_records(
             program, record = run(program, steps)
             records.append(record)
     return program, records
+
+
+def _check_dropped(plan: Plan) -> None:
+    """Nothing, if no step names a site of a layer that another step drops."""
+    gone = {step.site for step in plan.steps if step.kind == "drop_layers"}
+    for step in plan.steps:
+        if step.kind == "drop_layers":
+            continue
+        block = step.site.split(".")[0]
+        if block in gone or step.site in gone:
+            raise PlanError(
+                f"the step at {step.site} is at a layer that the same plan drops",
+                found=f"drop_layers at {block if block in gone else step.site}",
+                fix="leave one of the two out",
+            )

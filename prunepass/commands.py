@@ -20,6 +20,8 @@ from prunepass.compiler import check_batch, load_engines
 from prunepass.compiler import compile as compile_model
 from prunepass.downsample import downsample
 from prunepass.errors import PlanError, UsageError
+from prunepass.layer_commands import check_together, drop_plan, target_plan
+from prunepass.layer_commands import layers as score_layers
 from prunepass.measure.environment import environment
 from prunepass.measure.fidelity import fidelity
 from prunepass.measure.timing import interleaved, speedup
@@ -27,9 +29,9 @@ from prunepass.plan import Plain, Plan
 from prunepass.planners.budget import plan as make_plan
 from prunepass.planners.image_methods import IMAGE_METHODS
 from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, METHODS, method
-from prunepass.planners.search import search
 from prunepass.progress import bar
 from prunepass.rules.table import RULES
+from prunepass.search.schedule import search
 from prunepass.sources.model import LoadedModel, load_model
 from prunepass.sources.pictures import find_pictures
 from prunepass.sources.preprocess import Preprocessing
@@ -132,8 +134,14 @@ def methods(words: Namespace, *, say: Say) -> dict[str, Any]:
     return data
 
 
+def layers(words: Namespace, *, say: Say) -> dict[str, Any]:
+    """Scores the layers of a model."""
+    return score_layers(words, say=say)
+
+
 def plan(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Makes a plan and writes it."""
+    check_together(words)
     output = Path(words.output)
     if output.exists() and not words.force:
         raise UsageError(f"{output} exists", found="a file", fix="--force replaces it")
@@ -155,6 +163,7 @@ def plan(words: Namespace, *, say: Say) -> dict[str, Any]:
 
 def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Compiles a model into a bundle."""
+    check_together(words)
     if is_vision_language(words.model):
         return vlm_commands.compile(words, say=say)
     texts = [n for n in vlm_commands.ONLY_TEXT if getattr(words, n) is not None]
@@ -203,7 +212,7 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
             rebuild=lambda size: _load(words, image_size=size).module,
             **options,
         )
-    elif given is None and words.images:
+    elif given is None and (words.images or _plans_layers(words)):
         say("capturing", stage=True)
         program = capture(loaded.module, inputs)
         made = _plan(words, program, loaded, say)
@@ -331,8 +340,15 @@ def _load(words: Namespace, *, image_size: int | None = None) -> LoadedModel:
     )
 
 
+def _plans_layers(words: Namespace) -> bool:
+    """Whether layers are to be dropped, or a planner decides."""
+    return any(getattr(words, n) is not None for n in ("drop_layers", "target", "floor"))
+
+
 def _check_request(words: Namespace) -> None:
     """Refuses what needs no model to be refused."""
+    if words.flops is None and _plans_layers(words):
+        return
     name = words.method or DEFAULT
     named = ("action", "at", "images", "keep", "option")
     ignored = [n for n in named if getattr(words, n) is not None]
@@ -399,6 +415,10 @@ def _options(given: Sequence[str] | None) -> dict[str, Plain] | None:
 
 
 def _plan(words: Namespace, program: ExportedProgram, loaded: LoadedModel, say: Say) -> Plan:
+    if words.target is not None or words.floor is not None:
+        return target_plan(words, loaded, program, say)
+    if words.drop_layers is not None:
+        return drop_plan(words, loaded, program, say)
     name = words.method or DEFAULT
     if not words.images:
         return make_plan(

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from prunepass.errors import PlanError, nearest
 
 SCHEMA = 1
-KINDS = ("reduce_tokens", "prune_image_tokens", "select_image_features")
+KINDS = ("drop_layers", "reduce_tokens", "prune_image_tokens", "select_image_features")
+RESIDUAL = "residual"
+"""The rule of a step that drops a layer: its residual takes its place."""
 ACTIONS = ("drop", "merge")
 Action = Literal["drop", "merge"]
 Plain = None | bool | int | float | str | list[Any]
@@ -23,8 +25,8 @@ class Step:
 
     Attributes:
         kind: `reduce_tokens`, or `prune_image_tokens` inside a language model and
-            `select_image_features` in front of it.
-        site: Label of the site, e.g. `block[3].attention`.
+            `select_image_features` in front of it; `drop_layers`, which has neither rule nor keep.
+        site: Label of the site, e.g. `block[3].attention`; `block[3]` for a whole layer.
         rule: Name of the scoring rule (`prunepass methods` lists them).
         keep: Tokens that stay: a count (int, prefix tokens included) or a fraction of the
             tokens that may be removed (float in (0, 1]). Of image tokens: a count an image, or
@@ -35,8 +37,8 @@ class Step:
 
     kind: str
     site: str
-    rule: str
-    keep: int | float
+    rule: str = RESIDUAL
+    keep: int | float = 1.0
     action: Action = "drop"
     options: Mapping[str, Plain] = field(default_factory=dict)
 

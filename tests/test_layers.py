@@ -27,23 +27,40 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "capture": (4, _ANALYSIS),
     "calibrate": (4, _ANALYSIS),
     "planners": (4, _ANALYSIS),
+    "importance": (5, _ANALYSIS | {"calibrate"}),
     "passes": (4, _ANALYSIS),
     "sources": (4, {"errors", "models"}),
+    "sparsify_weights": (6, _ANALYSIS | {"calibrate", "importance", "planners"}),
     "apply": (5, _ANALYSIS | {"passes"}),
     "specialise": (5, {"errors", "graph"}),
     "backends": (6, _RUNNING | {"graph.edit"}),
     "measure": (6, _RUNNING),
     "report": (7, {"errors", "plan", "records"}),
     "bundle": (7, {"errors", "plan", "records"}),
-    # A planner that runs drafts on pictures: the one that needs passes and measuring.
-    "planners.search": (7, _ANALYSIS | {"passes", "planners", "measure.fidelity"}),
+    # Planners that run drafts on pictures and engines on this machine.
+    "search": (
+        7,
+        _ANALYSIS
+        | {
+            "passes",
+            "planners",
+            "measure",
+            "backends",
+            "specialise",
+            "apply",
+            "calibrate",
+            "importance",
+        },
+    ),
     # From here on, everything of a lower rank may be imported.
     "compiler": (8, set()),
     "downsample": (9, set()),
     "vlm": (9, set()),
-    "commands": (10, set()),
-    "__main__": (11, set()),
-    "__init__": (11, set()),
+    "layer_plot": (9, set()),
+    "layer_commands": (10, set()),
+    "commands": (11, set()),
+    "__main__": (12, set()),
+    "__init__": (12, set()),
 }
 FREE = 8
 HEAVY = {"onnx", "onnxruntime", "onnxscript", "tensorrt", "torch_tensorrt", "timm", "transformers",
@@ -111,7 +128,7 @@ def test_the_check_itself() -> None:
     assert not allowed("graph", ("analyse", "sites"))
     assert not allowed("rules", ("plan", "Step"))
     assert not allowed("passes", ("planners", "uniform"))
-    assert not allowed("planners", ("planners.search",))
+    assert not allowed("planners", ("search", "schedule"))
     assert not allowed("planners", ("passes", "table"))
     assert not allowed("compiler", ("commands", "build"))
     assert not allowed("errors", ("plan",))

@@ -9,8 +9,9 @@ import prunepass
 
 def test_names() -> None:
     assert prunepass.__all__ == [
-        "Compiled", "Plan", "PrunepassError", "Report", "Site", "Sites", "Step", "apply_plan",
-        "build", "capture", "compile", "plan", "sites", "vlm",
+        "Batch", "Compiled", "LayerScores", "Plan", "PrunepassError", "Report", "Site", "Sites",
+        "Step", "apply_plan", "build", "capture", "compile", "layer_scores", "plan", "plan_for",
+        "sites", "vlm",
     ]  # fmt: skip
     assert all(hasattr(prunepass, name) for name in prunepass.__all__)
 
@@ -25,6 +26,8 @@ def test_calls_as_documented() -> None:
         return set(inspect.signature(function).parameters)
 
     assert {"program", "method", "flops", "action", "at"} <= parameters(prunepass.plan)
+    assert {"program", "batches", "scores", "checkpoint"} <= parameters(prunepass.layer_scores)
+    assert {"program", "images", "target", "floor", "minutes"} <= parameters(prunepass.plan_for)
     assert {"program", "backend", "folder", "batch"} <= parameters(prunepass.build)
     assert {
         "model", "inputs", "method", "flops", "plan", "backend", "folder", "batch", "force",

@@ -28,6 +28,13 @@ def add_label(node: Node, label: str) -> None:
     node.meta["custom"] = custom
 
 
+def clear_labels(graph: torch.fx.Graph) -> None:
+    """Takes all labels away."""
+    for node in graph.nodes:
+        if labels(node):
+            node.meta["custom"] = {k: v for k, v in node.meta["custom"].items() if k != _KEY}
+
+
 def labelled(graph: torch.fx.Graph) -> dict[str, Node]:
     """Label -> node, over a whole graph. Where several nodes share a label, the last one."""
     return {label: node for node in graph.nodes for label in labels(node)}

@@ -54,11 +54,16 @@ def reduce_tokens(
 def draft(program: ExportedProgram, steps: Sequence[Step]) -> tuple[GraphModule, PassRecord]:
     """As `reduce_tokens`, but as an unsealed module that runs eagerly: quick, for searching."""
     module = open_module(program)
+    return module, edit(module, steps)
+
+
+def edit(module: GraphModule, steps: Sequence[Step]) -> PassRecord:
+    """As `reduce_tokens`, in place, on an opened program."""
     record = _Reducer(module, steps).run()
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    return module, record
+    return record
 
 
 @dataclass

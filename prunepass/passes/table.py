@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from torch.export import ExportedProgram
 
+from prunepass.passes.drop_layers import drop_layers
 from prunepass.passes.prune_image_tokens import prune_image_tokens
 from prunepass.passes.reduce_tokens import reduce_tokens
 from prunepass.passes.select_image_features import select_image_features
@@ -17,6 +18,7 @@ Pass = Callable[[ExportedProgram, Sequence[Step]], tuple[ExportedProgram, PassRe
 
 PASSES: Mapping[str, Pass] = MappingProxyType(
     {
+        "drop_layers": drop_layers,
         "reduce_tokens": reduce_tokens,
         "prune_image_tokens": prune_image_tokens,
         "select_image_features": select_image_features,

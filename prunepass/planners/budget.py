@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from prunepass.analyse.sites import sites as find_sites
 from prunepass.errors import PlanError
 from prunepass.plan import Action, Plain, Plan, Step, check_keep
-from prunepass.planners.cost import Reduction, TokenCost
+from prunepass.planners.cost import Reduction, Subject, TokenCost
 from prunepass.planners.methods import DEFAULT
 from prunepass.planners.request import (
     Request,
@@ -81,13 +81,27 @@ def plan(
     return fit(program, sites, request, flops=float(flops))
 
 
-def fit(program: ExportedProgram, sites: Sites, request: Request, *, flops: float) -> Plan:
+def fit(
+    program: Subject,
+    sites: Sites,
+    request: Request,
+    *,
+    flops: float,
+    cost: TokenCost | None = None,
+) -> Plan:
     """The plan of a request that meets a budget to within `TOLERANCE`.
+
+    Args:
+        program: A labelled program, or one opened.
+        sites: Its sites.
+        request: What is asked.
+        flops: MACs wanted, relative to the program's, in (0, 1].
+        cost: What `cost_of` gave, where it is known already.
 
     Raises:
         PlanError: No strength of the schedule reaches it.
     """
-    cost = cost_of(program, sites, request)
+    cost = cost or cost_of(program, sites, request)
     if flops == 1.0:
         return finish(request, sites, cost, [], target=flops)
     exact = [unread_step(request.unread, sites)] if request.unread is not None else []
@@ -113,6 +127,8 @@ def fit(program: ExportedProgram, sites: Sites, request: Request, *, flops: floa
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if ratio_at(middle) > flops else (low, middle)
+        if steps_at(low) == steps_at(high):
+            break
     steps = min((steps_at(low), steps_at(high)), key=lambda s: abs(
         cost.ratio(priced(s, cost.tokens, sites)) - flops
     ))  # fmt: skip
@@ -145,7 +161,7 @@ def priced(steps: Sequence[Step], tokens: int, sites: Sites) -> list[Reduction]:
     return reductions
 
 
-def cost_of(program: ExportedProgram, sites: Sites, request: Request) -> TokenCost:
+def cost_of(program: Subject, sites: Sites, request: Request) -> TokenCost:
     """The cost model over the sites of a request."""
     labels = [s.label for s in request.sites]
     return TokenCost(program, sites, labels, unread=request.unread)

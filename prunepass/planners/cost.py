@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -24,6 +24,9 @@ from prunepass.plan import Action
 from prunepass.records import Sites
 from prunepass.rules.merge import merge_tokens
 from prunepass.rules.table import rule, select
+
+Subject = ExportedProgram | GraphModule
+"""What is priced: a labelled program, or one opened."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,28 @@ class TokenCost:
     """MACs of one program, an example, under token counts at a list of sites.
 
     Args:
-        program: A labelled program.
+        program: A labelled program, or one opened.
         sites: Its sites.
         at: Labels of the sites where tokens are reduced, in graph order.
         unread: Label of the last attention, if only prefix tokens are read behind it; it comes
             last.
+        scoring: What scoring was found to cost, of another `TokenCost` of the same model; filled.
     """
 
     def __init__(
-        self, program: ExportedProgram, sites: Sites, at: Sequence[str], *, unread: str | None
+        self,
+        program: Subject,
+        sites: Sites,
+        at: Sequence[str],
+        *,
+        unread: str | None,
+        scoring: dict[tuple[object, ...], int] | None = None,
     ) -> None:
-        module = open_module(program)
+        module = program if isinstance(program, GraphModule) else open_module(program)
         table = meta.labelled(module.graph)
         self.at = (*at, unread) if unread is not None else tuple(at)
         self._sites = sites
+        self._dense_shapes: dict[Node, tuple[int, ...]] = {}
         self._prefix = prefix_tokens(module.graph)
         cuts = [table[f"{label}:output"] for label in at]
         self._narrowed: Node | None = None
@@ -66,7 +77,7 @@ class TokenCost:
         self._trace = trace_tokens(module, cuts[0], prefix=self._prefix, fixed=fixed_numbers)
         self.tokens = self._trace.tokens
         self._fixed, self._counted = self._split(list(module.graph.nodes), cuts)
-        self._rules: dict[tuple[object, ...], int] = {}
+        self._rules = {} if scoring is None else scoring
         self.dense = self.macs([])
 
     def macs(self, reductions: Sequence[Reduction]) -> int:
@@ -118,7 +129,10 @@ class TokenCost:
         return lambda n: self._shape(n, counts[stage])
 
     def _shape(self, node: Node, tokens: int) -> tuple[int, ...]:
-        shape = list(meta.concrete_shape(node, 1) or ())
+        if node not in self._dense_shapes:
+            # Searches ask for the same shapes a thousand times; symbols are slow to fill in.
+            self._dense_shapes[node] = meta.concrete_shape(node, 1) or ()
+        shape = list(self._dense_shapes[node])
         for axis, offset in self._trace.axes.get(node, ()):
             shape[axis] = tokens + offset
         return tuple(shape)

@@ -11,15 +11,17 @@ from typing import Any
 
 from prunepass.bundle import check_free
 from prunepass.errors import UsageError
+from prunepass.planners.image_methods import NONE
+from prunepass.planners.layers import wanted
 from prunepass.sources.vision_language import load_vision_language
 from prunepass.vlm.compile import compile as compile_model
 from prunepass.vlm.loading import load
 from prunepass.vlm.manifest import VlmManifest
 
 Say = Callable[..., None]
-ONLY_PICTURES = ("flops", "action", "at", "images", "plan", "option")
+ONLY_PICTURES = ("flops", "action", "at", "images", "plan", "option", "target", "floor")
 """Options of `compile` that make sense for models of pictures alone."""
-ONLY_TEXT = ("after", "positions", "image_size")
+ONLY_TEXT = ("after", "positions", "image_size", "texts")
 """Options of `compile` that make sense for vision-language models alone."""
 
 
@@ -41,10 +43,13 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
     check_free(Path(words.output), force=words.force)
     say("loading", stage=True)
     loaded = load_vision_language(words.model, weights=words.weights)
+    without: int | tuple[str, ...] = wanted(words.drop_layers) if words.drop_layers else ()
+    method = words.method or (NONE if without else "transprune")
     bundle = compile_model(
-        loaded.module, loaded.processor, method=words.method or "transprune",
+        loaded.module, loaded.processor, method=method,
         keep=shares(words.keep), after=words.after, positions=words.positions,
-        image_size=words.image_size, backend=words.backend, folder=words.output,
+        image_size=words.image_size, without=without, score=words.score or "bi",
+        texts=words.texts, backend=words.backend, folder=words.output,
         force=words.force, name=words.model, preprocessing=loaded.preprocessing,
         template=loaded.template, on_stage=lambda stage: say(stage, stage=True),
     )  # fmt: skip
@@ -53,6 +58,8 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
         return told(manifest)
     say(f"model             {manifest.model}")
     say(f"method            {manifest.method}, positions {manifest.positions}")
+    if manifest.without:
+        say(f"dropped           {', '.join(manifest.without)}; {len(manifest.shares)} layers left")
     left = [part / whole for part, whole in manifest.shares]
     counted = left if manifest.image_tokens is None else manifest.left()
     say(f"image tokens      {_runs(counted)}")
@@ -110,6 +117,7 @@ def told(manifest: VlmManifest) -> dict[str, Any]:
         "image_tokens": None if manifest.image_tokens is None else manifest.left(),
         "shares": [part / whole for part, whole in manifest.shares],
         "backend": manifest.backend,
+        "without": list(manifest.without),
     }
 
 

@@ -18,6 +18,7 @@ from prunepass.compiler import AGREEMENT, Clock, available
 from prunepass.errors import BackendError
 from prunepass.plan import Plain
 from prunepass.vlm.generate import VlmBundle
+from prunepass.vlm.layers import chosen_layers
 from prunepass.vlm.loading import load
 from prunepass.vlm.patches import ImageSize
 from prunepass.vlm.processor import fast_tokenizer
@@ -36,6 +37,9 @@ def compile(
     positions: str | None = None,
     options: Mapping[str, Plain] | None = None,
     image_size: ImageSize | None = None,
+    without: int | Sequence[str] = (),
+    score: str = "bi",
+    texts: str | Path | None = None,
     backend: str = "onnx",
     folder: str | Path,
     force: bool = False,
@@ -57,6 +61,10 @@ def compile(
         options: Further options of the method's rule.
         image_size: (height, width) of the pictures, or both as one number, where the model takes
             any; None for what its config says.
+        without: Layers of the language model to drop, such as `block[3]` or `block[3].mlp`, or how
+            many. `after` counts the layers that are left.
+        score: What chooses them where a number is given.
+        texts: A file of prompts, one a line, that the score is measured on; `zd` needs none.
         backend: Name of a backend.
         folder: The bundle to write.
         force: Whether an existing bundle is replaced.
@@ -71,9 +79,13 @@ def compile(
     place, chosen = Path(folder), available(backend)
     check_free(place, force=force)
     clock = Clock(on_stage)
+    if isinstance(without, int):
+        with clock("score layers"):
+            given = None if texts is None else Path(texts)
+            without = chosen_layers(model, processor_or_layout, without, score=score, texts=given)
     programs, manifest = rewrite(
         model, processor_or_layout, method=method, keep=keep, after=after, positions=positions,
-        options=options, image_size=image_size, backend=chosen.name, name=name,
+        options=options, image_size=image_size, without=without, backend=chosen.name, name=name,
         preprocessing=preprocessing, template=template, clock=clock,
     )  # fmt: skip
     with written(place, force=force) as scratch:

@@ -52,6 +52,8 @@ class VlmManifest:
         image_mark: Text of the token that stands for an image, or None.
         sees: What a token of a prompt attends to: `causal`, what stands before it; `image`, all of
             its own image besides; `prompt`, the whole prompt.
+        without: Layers of the model that were dropped, as it counts them; `shares` tells of those
+            that are left.
     """
 
     backend: str
@@ -75,6 +77,7 @@ class VlmManifest:
     template: str | None = None
     image_mark: str | None = None
     sees: str = "causal"
+    without: tuple[str, ...] = ()
 
     def layout(self, image_tokens: int | None = None) -> Layout:
         """How prompts are laid out.
@@ -247,6 +250,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "preprocessing": _or_none(lambda value: isinstance(value, dict)),
         "template": _or_none(lambda value: isinstance(value, str) and "{prompt}" in value),
         "image_mark": _or_none(_text),
+        "without": lambda value: isinstance(value, list) and all(map(_text, value)),
         "sees": lambda value: value in ("causal", "image", "prompt"),
     }
 )

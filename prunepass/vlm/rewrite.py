@@ -25,6 +25,7 @@ from prunepass.planners.image_methods import (
 from prunepass.vlm.cost import check_pays
 from prunepass.vlm.downsample import downsampled
 from prunepass.vlm.facts import Facts, facts
+from prunepass.vlm.layers import layers_left, without_layers
 from prunepass.vlm.layout import Layout
 from prunepass.vlm.manifest import ENGINES, VlmManifest
 from prunepass.vlm.patches import ImageSize, Pictures, pictures_of
@@ -45,6 +46,7 @@ def rewrite(
     positions: str | None = None,
     options: Mapping[str, Plain] | None = None,
     image_size: ImageSize | None = None,
+    without: Sequence[str] = (),
     backend: str = "eager",
     name: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -76,8 +78,9 @@ def rewrite(
         language = split(model, pictures, sees=sees).language
         rows = 1 if known.grid_of is None else 3
     with clock("plan"):
+        layers = layers_left(known.layers, without)
         steps = image_steps(
-            method, layers=known.layers, image_tokens=image_tokens, keep=keep, after=after,
+            method, layers=layers, image_tokens=image_tokens, keep=keep, after=after,
             positions=_positions(method, positions, rows), options=options,
         )  # fmt: skip
         policy = _policy(steps)
@@ -104,20 +107,27 @@ def rewrite(
             language, channels=known.channels, image_tokens=image_tokens, position_rows=rows,
             dtype=known.dtype, any_image_tokens=any_number,
         )  # fmt: skip
+        if without:
+            # Told against the model before layers go: behind that, nothing is left to compare.
+            whole = extend_cache(dense, (0,), positions="keep_original")
+            captured = (vision, embedding, dense, whole)
+            check_programs(captured, pictures, example, first_layers=(0,))
+            dense = without_layers(dense, without)
         manifest = _manifest(
             model, processor_or_layout, known, dense, backend=backend, method=method,
-            positions=policy, shares=_shares(steps, known.layers, pictures), pictures=pictures,
+            positions=policy, shares=_shares(steps, layers, pictures), pictures=pictures,
             image_tokens=(image_tokens, tokens), any_images=any_images, grid=grid,
             name=name or type(model).__name__, preprocessing=preprocessing, template=template,
-            sees=sees,
+            sees=sees, without=tuple(without),
         )  # fmt: skip
         prefill, _ = prune_image_tokens(dense, steps) if steps else (dense, None)
         if prefill is not dense:
             check_pays(dense, prefill, image_tokens=image_tokens)
         decode = extend_cache(dense, manifest.first_layers, positions=policy)  # type: ignore[arg-type]
-    with clock("compare"):
-        captured = (vision, embedding, dense, decode)
-        check_programs(captured, pictures, example, first_layers=manifest.first_layers)
+    if not without:
+        with clock("compare"):
+            captured = (vision, embedding, dense, decode)
+            check_programs(captured, pictures, example, first_layers=manifest.first_layers)
     return dict(zip(ENGINES, (shipped, embedding, prefill, decode), strict=True)), manifest
 
 
@@ -207,6 +217,7 @@ def _manifest(
     preprocessing: Mapping[str, Any] | None,
     template: str | None,
     sees: Sees,
+    without: tuple[str, ...],
 ) -> VlmManifest:
     output = next(n for n in dense.graph.nodes if n.op == "output")
     logits, key = (node.meta["val"] for node in output.args[0][:2])
@@ -248,4 +259,5 @@ def _manifest(
         template=template or told.get("template"),
         image_mark=told.get("image_mark"),
         sees=sees,
+        without=without,
     )

@@ -12,7 +12,7 @@ from prunepass.errors import ModelError, PlanError
 from prunepass.measure.fidelity import kl
 from prunepass.passes.reduce_tokens import draft
 from prunepass.planners.budget import plan
-from prunepass.planners.search import Found, search
+from prunepass.search.schedule import Found, search
 from tests.conftest import Captured
 from tests.tiny_models import images
 

@@ -1,0 +1,1 @@
+"""Importance of layers: measured on a captured program, batch by batch."""

@@ -1,0 +1,1 @@
+"""Planners that run drafts: they need passes, measuring and, for latency, a backend."""
