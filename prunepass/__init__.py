@@ -8,12 +8,13 @@
 or all of it with `prunepass.compile`. Importing this loads torch and nothing heavier.
 """
 
-from prunepass import vlm
+from prunepass import language, vlm
 from prunepass.analyse.sites import sites
 from prunepass.apply import apply_plan
 from prunepass.capture import capture
 from prunepass.compiler import Compiled, build, compile
 from prunepass.errors import PrunepassError
+from prunepass.kernels.sparse_linear import sparse_linear
 from prunepass.plan import Plan, Step
 from prunepass.planners.budget import plan
 from prunepass.records import Site, Sites
@@ -31,8 +32,10 @@ __all__ = [
     "build",
     "capture",
     "compile",
+    "language",
     "plan",
     "sites",
+    "sparse_linear",
     "vlm",
 ]
 __version__ = "0.1.0"

@@ -79,8 +79,22 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--backend", default="onnx", help="onnx (default), aot_inductor or eager")
     compile_.add_argument("--batch", default="dynamic", help="a batch size, or dynamic (default)")
     compile_.add_argument(
-        "--keep", metavar="K,K,...", help="image tokens left at each stage: shares, high or low"
+        "--keep",
+        metavar="K,K,...",
+        help="image tokens left at each stage: shares, high or low; "
+        "of a language model, the share of inputs that its linear layers read",
     )
+    compile_.add_argument(
+        "--texts", metavar="FILE", help="of a language model: texts to calibrate on, one a line"
+    )
+    compile_.add_argument(
+        "--rotate", action="store_true", default=None,
+        help="of a language model: rotate it first, so that k and gate have orthogonal columns",
+    )  # fmt: skip
+    compile_.add_argument(
+        "--smallest", type=int, metavar="N", help="numbers of a weight below which it stays dense"
+    )
+    compile_.add_argument("--dtype", help="of a language model: float32 (default) or bfloat16")
     compile_.add_argument(
         "--after", type=_blocks, metavar="L,L,...", help="layers behind which they go, from 1"
     )
@@ -96,7 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="answer a prompt with a bundle")
     generate.add_argument("bundle", metavar="DIR", type=Path)
     generate.add_argument("--image", action="append", metavar="FILE", help="a picture, or several")
-    generate.add_argument("--prompt", required=True, metavar="TEXT")
+    asked = generate.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompt", metavar="TEXT")
+    asked.add_argument(
+        "--tokens", type=_blocks, metavar="N,N,...", help="token numbers, of a language model"
+    )
     generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     generate.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: greedy")
     generate.add_argument("--top-k", type=int, metavar="N")

@@ -10,7 +10,7 @@ import prunepass
 def test_names() -> None:
     assert prunepass.__all__ == [
         "Compiled", "Plan", "PrunepassError", "Report", "Site", "Sites", "Step", "apply_plan",
-        "build", "capture", "compile", "plan", "sites", "vlm",
+        "build", "capture", "compile", "language", "plan", "sites", "sparse_linear", "vlm",
     ]  # fmt: skip
     assert all(hasattr(prunepass, name) for name in prunepass.__all__)
 

@@ -14,6 +14,8 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from prunepass.backends.onnx_operator import has_gated_linear, translations
+
 
 def export(program: ExportedProgram, *, opset: int) -> Any:
     """The program as a `torch.onnx.ONNXProgram`, constants folded. The program stays as it is.
@@ -32,9 +34,11 @@ def export(program: ExportedProgram, *, opset: int) -> Any:
 
 
 def _translate(program: ExportedProgram, opset: int) -> Any:
+    table = translations() if has_gated_linear(program) else None
     exported = torch.onnx.export(
-        program, dynamo=True, opset_version=opset, verbose=False, optimize=False
-    )
+        program, dynamo=True, opset_version=opset, verbose=False, optimize=False,
+        custom_translation_table=table,
+    )  # fmt: skip
     assert exported is not None
     return exported
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch.export import ExportedProgram
 
 from prunepass.analyse.sites import sites as find_sites
-from prunepass.errors import PlanError
+from prunepass.errors import PlanError, UsageError
 from prunepass.plan import Action, Plain, Plan, Step, check_keep
 from prunepass.planners.cost import Reduction, TokenCost
+from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.methods import DEFAULT
 from prunepass.planners.request import (
     Request,
@@ -21,6 +23,7 @@ from prunepass.planners.request import (
     schedule,
     unread_step,
 )
+from prunepass.planners.sparsity import plan_inputs
 from prunepass.records import Sites
 from prunepass.rules.table import UNREAD
 
@@ -36,8 +39,14 @@ def plan(
     action: Action | None = None,
     at: Sequence[int] | None = None,
     exponent: float | None = None,
+    keep: float | None = None,
+    calibration: Sequence[Sequence[int]] | None = None,
+    **options: Any,
 ) -> Plan:
     """A plan that brings a program to a share of its MACs.
+
+    For methods of sparse activation (`wina` and the like) see `plan_inputs`, which is what they
+    call with `keep`, `calibration` and `options`.
 
     Args:
         program: A labelled program, from `capture`.
@@ -47,12 +56,25 @@ def plan(
         action: `drop` or `merge`, None for the method's own.
         at: Blocks where tokens are reduced, counted from 0; None for the method's own.
         exponent: How late tokens go, see `depth_counts`; None for the default of the budget.
+        keep: Share of the inputs of linear layers that stay.
+        calibration: Texts as token numbers.
+        options: Further options of `plan_inputs`.
 
     Raises:
         PlanError: The budget is outside (0, 1] or cannot be reached.
         UnsupportedGraph: The program has no site where this method can reduce tokens.
         UsageError: The method is unknown.
     """
+    if method in INPUT_METHODS:
+        return plan_inputs(
+            program, method=method, keep=_share(method, keep, flops), calibration=calibration,
+            **options,
+        )  # fmt: skip
+    if keep is not None or calibration is not None or options:
+        given = [*(["keep"] if keep is not None else []), *options] or ["calibration"]
+        raise UsageError(
+            f"method {method!r} reduces tokens", found=f"{given[0]}=...", fix="flops=0.6"
+        )
     sites = find_sites(program)
     request = ask(sites, method_name=method, action=action, at=at, exponent=exponent)
     if flops is None:
@@ -61,6 +83,17 @@ def plan(
         return finish(request, sites, cost, steps, target=None)
     check_keep(float(flops), where="the budget (flops)")
     return fit(program, sites, request, flops=float(flops))
+
+
+def _share(method: str, keep: float | None, flops: float | None) -> float:
+    """The share of inputs that stays, as it was asked for."""
+    if keep is None or flops is not None:
+        raise UsageError(
+            f"method {method!r} needs the share of inputs that stay",
+            found="flops" if flops is not None else "no keep",
+            fix="keep=0.5",
+        )
+    return keep
 
 
 def fit(program: ExportedProgram, sites: Sites, request: Request, *, flops: float) -> Plan:

@@ -18,8 +18,8 @@ from prunepass.vlm.manifest import VlmManifest
 Say = Callable[..., None]
 ONLY_PICTURES = ("flops", "action", "at", "images", "plan")
 """Options of `compile` that make sense for models of pictures alone."""
-ONLY_TEXT = ("keep", "after", "positions", "image_size")
-"""Options of `compile` that make sense for vision-language models alone."""
+ONLY_TEXT = ("keep", "after", "positions", "image_size", "texts", "smallest", "dtype", "rotate")
+"""Options of `compile` that make sense for models of text alone, with or without pictures."""
 
 
 def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
