@@ -43,7 +43,7 @@ def gated_rows(x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: f
     """
     import triton
 
-    rows, inputs = x.shape
+    rows = len(x)
     outputs = weight.shape[1]
     chosen = threshold < 0
     if chosen:

@@ -54,7 +54,8 @@ class BlockRuns:
     Attributes:
         module: The program, opened.
         blocks: For each block its nodes, in the order they run.
-        values: For each batch of texts of one length, what nodes outside gave to the blocks, and what layers read.
+        values: For each batch of texts of one length, what nodes outside gave to the blocks, and
+            what layers read.
         norms: Column norms by layer, filled as they are asked for.
     """
 

@@ -17,7 +17,7 @@ from prunepass.graph import meta
 from prunepass.kernels.sparse_linear import checked_count
 from prunepass.plan import Plain, Plan, Step, check_keep
 from prunepass.planners.allocation import STEP, BlockRuns, allocate, record_blocks, thresholds
-from prunepass.planners.input_methods import InputMethod, input_method
+from prunepass.planners.input_methods import INFORMED, InputMethod, input_method
 from prunepass.rules.input_table import input_rule
 
 SMALLEST = 1 << 20
@@ -177,11 +177,12 @@ def _greedy(layers: Sequence[Layer], runs: BlockRuns, keep: float, step: float) 
 
 def _rotations(program: ExportedProgram) -> list[Step]:
     """One step for each part of a block that reads the stream, of the layer it is made from."""
-    found = []
+    found: dict[str, Step] = {}
     for site in projections(program.graph):
-        if role_of(site) in ("k", "qkv", "gate", "gate_up"):
-            found.append(Step(kind="rotate_inputs", site=site, rule="orthogonal-columns", keep=1.0))
-    return found
+        part, _, role = site.rpartition(".")
+        if role in INFORMED or (role == "up" and part not in found):
+            found[part] = Step(kind="rotate_inputs", site=site, rule="orthogonal-columns", keep=1.0)
+    return list(found.values())
 
 
 def _ratios(
