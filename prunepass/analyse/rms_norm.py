@@ -84,7 +84,7 @@ def _is_mean_square(node: Any, value: Node) -> bool:
     if not isinstance(square, Node) or square.args[0] is not value:
         return False
     if square.target is _aten.pow.Tensor_Scalar:
-        return square.args[1] == 2
+        return bool(square.args[1] == 2)
     return square.target is _aten.mul.Tensor and square.args[1] is value
 
 

@@ -17,7 +17,7 @@ void run(const Type* x, const Type* score, const Type* weight, Type* y, int64_t 
     }
     prunepass::select(scores.data(), inputs, keep, static_cast<float>(threshold), kept);
     const int64_t blocks = std::max<int64_t>(1, outputs / 512);
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (blocks > 1)
     for (int64_t b = 0; b < blocks; ++b) {
       prunepass::columns(wide.data(), weight, y + r * outputs, kept, outputs,
                          outputs * b / blocks, outputs * (b + 1) / blocks);
@@ -35,7 +35,7 @@ extern "C" void prunepass_dense_bfloat16(const void* x, const void* weight, void
   for (int64_t i = 0; i < rows * inputs; ++i)
     wide[i] = prunepass::widen(static_cast<const Bfloat16*>(x)[i]);
   const int64_t blocks = std::max<int64_t>(1, outputs / 256);
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (blocks > 1)
   for (int64_t b = 0; b < blocks; ++b) {
     prunepass::dense_columns(wide.data(), static_cast<const Bfloat16*>(weight),
                              static_cast<Bfloat16*>(y), rows, inputs, outputs,

@@ -74,7 +74,8 @@ def rotate_inputs(
     start = parts[0].norm.stream
     _check_stream(parts, final, start)
     turns = [_turn_of(module, part) for part in parts]
-    for end, turn in zip([*parts, final], [*turns, turns[-1]], strict=True):
+    ends: list[Part | End] = [*parts, final]
+    for end, turn in zip(ends, [*turns, turns[-1]], strict=True):
         _turn_readers(module, end, turn)
     _turn_start(module, start, turns[0])
     for number, part in enumerate(parts):
@@ -168,7 +169,7 @@ def _final(module: GraphModule, last: Node) -> End:
 def _check_stream(parts: Sequence[Part], final: End, start: Node) -> None:
     """Refuses a stream that anything else reads."""
     streams = [start, *(part.addition for part in parts)]
-    ends = [*parts, final]
+    ends: list[Part | End] = [*parts, final]
     for number, (stream, end) in enumerate(zip(streams, ends, strict=True)):
         if end.norm.stream is not stream:
             raise UnsupportedGraph(

@@ -23,7 +23,9 @@ torch.manual_seed(0)
 for dtype, near in ((torch.float16, 2e-3), (torch.bfloat16, 1e-2), (torch.float32, 1e-6)):
     for rows, inputs, outputs, keep in ((1, 200, 300, 77), (8, 70, 129, 33), (1, 5, 3, 1)):
         weight = (torch.randn(outputs, inputs) / inputs**0.5).to(dtype)
-        x = torch.randn(rows, inputs).to(dtype)
+        # Whole numbers up to 256 are exact in bfloat16: no two scores are equal.
+        x = torch.stack([torch.randperm(inputs) + 1.0 for _ in range(rows)]) / 128
+        x = (x * (torch.randint(0, 2, x.shape) * 2 - 1)).to(dtype)
         stored = weight.t().contiguous()
         for threshold in (-1.0, 0.7):
             mask = top_mask(x.abs(), keep) if threshold < 0 else x.abs() > threshold
