@@ -69,11 +69,11 @@ def _kernel() -> Any:
     import triton
     import triton.language as tl
 
-    @triton.jit
-    def kernel(
+    @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+    def kernel(  # type: ignore[no-untyped-def]
         value, index, weight, sums, count, outputs, rows, part,
         CHOSEN: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         block, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
         column = block * OUTPUTS + tl.arange(0, OUTPUTS)
         inside = column < outputs
