@@ -55,9 +55,17 @@ def library() -> Any:
         if not path.is_file():
             compile_library(SOURCE, path, options=("-fopenmp",))
         # PyTorch's OpenMP, which is loaded already, is the one that is found: threads are shared.
-        return ctypes.CDLL(str(path))
+        found = ctypes.CDLL(str(path))
     except OSError:
         return None
+    place, number = ctypes.c_void_p, ctypes.c_int64
+    for name in _NAMES.values():
+        function = getattr(found, f"prunepass_gated_linear_{name}")
+        function.argtypes = [*[place] * 4, *[number] * 4, ctypes.c_double, ctypes.c_int]
+        function.restype = None
+    found.prunepass_dense_bfloat16.argtypes = [*[place] * 3, *[number] * 3, ctypes.c_int]
+    found.prunepass_dense_bfloat16.restype = None
+    return found
 
 
 def has_native(dtype: torch.dtype) -> bool:
@@ -71,11 +79,9 @@ def native_product(x: Tensor, score: Tensor, weight: Tensor, keep: int, threshol
     x, score, weight = x.contiguous(), score.contiguous(), weight.contiguous()
     found = x.new_empty((*x.shape[:-1], outputs))
     function = getattr(library(), f"prunepass_gated_linear_{_NAMES[x.dtype]}")
-    number = ctypes.c_int64
     function(
-        *map(_place, (x, score, weight, found)), number(x.numel() // inputs), number(inputs),
-        number(outputs), number(keep), ctypes.c_double(threshold),
-        ctypes.c_int(torch.get_num_threads()),
+        x.data_ptr(), score.data_ptr(), weight.data_ptr(), found.data_ptr(), x.numel() // inputs,
+        inputs, outputs, keep, threshold, torch.get_num_threads(),
     )  # fmt: skip
     return found
 
@@ -92,13 +98,8 @@ def dense_product(x: Tensor, weight: Tensor) -> Tensor:
     inputs, outputs = weight.shape
     x, weight = x.contiguous(), weight.contiguous()
     found = x.new_empty((*x.shape[:-1], outputs))
-    number = ctypes.c_int64
     library().prunepass_dense_bfloat16(
-        *map(_place, (x, weight, found)), number(x.numel() // inputs), number(inputs),
-        number(outputs), ctypes.c_int(torch.get_num_threads()),
+        x.data_ptr(), weight.data_ptr(), found.data_ptr(), x.numel() // inputs, inputs, outputs,
+        torch.get_num_threads(),
     )  # fmt: skip
     return found
-
-
-def _place(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())

@@ -66,8 +66,15 @@ def checked_count(keep: float | int, inputs: int) -> int:
     return kept_inputs(inputs, keep) if share else int(keep)
 
 
-@torch.library.custom_op("prunepass::gated_linear", mutates_args=(), device_types="cpu")
-def _gated_linear(
+_NAME = "prunepass::gated_linear"
+torch.library.define(
+    _NAME,
+    "(Tensor x, Tensor score, Tensor weight, int keep, float threshold, int rows) -> Tensor",
+)
+
+
+@torch.library.impl(_NAME, "cpu")
+def _on_cpu(
     x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float, rows: int
 ) -> Tensor:
     if x.numel() // x.shape[-1] > rows:
@@ -77,16 +84,20 @@ def _gated_linear(
     return bagged(x, score, weight, keep, None if threshold < 0 else threshold)
 
 
-@_gated_linear.register_fake
-def _(x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float, rows: int) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[1]))
-
-
-@_gated_linear.register_kernel("cuda")
-def _(x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float, rows: int) -> Tensor:
+@torch.library.impl(_NAME, "cuda")
+def _on_cuda(
+    x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float, rows: int
+) -> Tensor:
     from prunepass.kernels.sparse_triton import gated_linear_cuda
 
     return gated_linear_cuda(x, score, weight, keep, threshold, rows)
+
+
+@torch.library.register_fake(_NAME)
+def _shape_alone(
+    x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float, rows: int
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[1]))
 
 
 GATED_LINEAR = torch.ops.prunepass.gated_linear.default

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -133,30 +133,44 @@ def record_blocks(program: ExportedProgram, texts: Sequence[Sequence[int]]) -> B
 def allocate(
     runs: BlockRuns, block: int, layers: Sequence[Layer], *, keep: float, step: float = STEP
 ) -> dict[str, float]:
-    """Site -> share of its inputs, of the layers of one block.
-
-    Starting with everything, the layer whose next step changes the block's output least gives way,
-    until the mean of the shares, weighed by the sizes of the layers, is `keep` or less.
+    """Site -> share of its inputs, of the layers of one block: see `giving_way`.
 
     Args:
         runs: From `record_blocks`.
         block: Its number.
         layers: The layers that share.
-        keep: What is to stay, in (0, 1].
-        step: See `STEP`; a larger layer takes smaller steps, so that all steps save the same.
+        keep: What is to stay in the mean, weighed by the sizes of the layers, in (0, 1].
+        step: See `STEP`.
+    """
+    sizes = {layer.site: layer.inputs * layer.outputs for layer in layers}
+    whole = sum(sizes.values())
+    shares: dict[str, float] = {}
+    for shares in giving_way(runs, block, layers, step=step):
+        if sum(sizes[site] * share for site, share in shares.items()) / whole <= keep + 1e-9:
+            break
+    return shares
+
+
+def giving_way(
+    runs: BlockRuns, block: int, layers: Sequence[Layer], *, step: float = STEP
+) -> Iterator[dict[str, float]]:
+    """Shares of the inputs of the layers of one block, from everything to almost nothing.
+
+    Each time the layer whose next step changes the block's output least gives way. A larger layer
+    takes smaller steps, so that all steps save the same.
 
     Source: WINA, arXiv 2505.19427, and TEAL, arXiv 2408.14690: greedy allocation. Calibrated with
     the masks that are run (top-k), where the published code calibrates with thresholds.
     """
     nodes = projections(runs.module.graph)
-    sizes = {layer.site: layer.inputs * layer.outputs for layer in layers}
+    rules = {layer.site: layer.rule for layer in layers}
+    width = (meta.shape(runs.blocks[block][-1]) or (0,))[-1]
     steps = {
-        layer.site: min(1.0, step * layer.inputs**2 / sizes[layer.site]) for layer in layers
-    }  # of a square layer; saves the same for all of them
-    whole = sum(sizes.values())
+        layer.site: min(1.0, step * int(width) ** 2 / (layer.inputs * layer.outputs))
+        for layer in layers
+    }
     least = {layer.site: 1.0 / layer.inputs for layer in layers}
     shares = {layer.site: 1.0 for layer in layers}
-    rules = {layer.site: layer.rule for layer in layers}
     dense = [runs.output(block, i, {}) for i in range(len(runs.values))]
 
     def error(trial: Mapping[str, float]) -> float:
@@ -164,14 +178,14 @@ def allocate(
         outputs = (runs.output(block, i, given) for i in range(len(dense)))
         return sum(changed(a, b) for a, b in zip(outputs, dense, strict=True))
 
-    while sum(sizes[s] * k for s, k in shares.items()) / whole > keep + 1e-9:
+    while True:
+        yield shares
         trials = {
             s: shares | {s: max(least[s], k - steps[s])} for s, k in shares.items() if k > least[s]
         }
         if not trials:
-            break
+            return
         shares = trials[min(trials, key=lambda s: error(trials[s]))]
-    return shares
 
 
 def changed(output: Tensor, dense: Tensor) -> float:
