@@ -25,6 +25,7 @@ from prunepass.analyse.rms_norm import RmsNorm, rms_norm, rms_norm_before
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module, seal
+from prunepass.graph.simplify import drop_casts
 from prunepass.plan import Step
 from prunepass.records import PassRecord
 
@@ -69,6 +70,7 @@ def rotate_inputs(
             layers.
     """
     module = open_module(program)
+    drop_casts(module.graph)
     parts = _parts(module, steps)
     final = _final(module, parts[-1].addition)
     start = parts[0].norm.stream

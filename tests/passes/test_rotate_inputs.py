@@ -27,9 +27,12 @@ def steps(family: str) -> list[Step]:
     ]
 
 
-@pytest.mark.parametrize("family", PIVOTS)
-def test_w6_the_rotated_model_says_what_the_model_says(family: str) -> None:
-    program = captured(family, torch.float64)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [*((family, torch.float64) for family in PIVOTS), ("llama", torch.float32)],
+)
+def test_w6_the_rotated_model_says_what_the_model_says(family: str, dtype: torch.dtype) -> None:
+    program = captured(family, dtype)
     rotated, record = rotate_inputs(program, steps(family))
     assert record.applied == tuple(
         f"block[{i}].{p}" for i in range(2) for p in ("attention", "mlp")
@@ -37,7 +40,7 @@ def test_w6_the_rotated_model_says_what_the_model_says(family: str) -> None:
     for found, want in zip(outputs(rotated, texts(2)), outputs(program, texts(2)), strict=True):
         # The norms of these models reckon in float32, whatever the model.
         gap = (found - want).abs().max() / want.abs().max()
-        assert float(gap) < 1e-6
+        assert float(gap) < (1e-6 if dtype is torch.float64 else 1e-4)
 
 
 def test_w6_in_bfloat16_probabilities_stay() -> None:
