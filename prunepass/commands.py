@@ -165,6 +165,13 @@ def plan(words: Namespace, *, say: Say) -> dict[str, Any]:
             found=DOWNSAMPLE,
             fix=f"prunepass compile {words.model} --method {DOWNSAMPLE} --flops R -o DIR",
         )
+    if words.method in INPUT_METHODS:
+        raise UsageError(
+            f"plans of {words.method!r} are made when a language model is compiled",
+            found=f"prunepass plan --method {words.method}",
+            fix="prunepass compile hf/FOLDER --method wina --keep 0.5 -o DIR, whose plan.json "
+            "--plan takes again",
+        )
     _check_request(words)
     loaded = _load(words)
     say("capturing", stage=True)

@@ -48,8 +48,9 @@ def top_inputs(score: Tensor, count: int) -> Tensor:
 
 def top_mask(score: Tensor, count: int) -> Tensor:
     """Mask [..., n_in] bool of exactly K inputs; see `top_inputs`."""
+    order = score.sort(dim=-1, descending=True, stable=True).indices
     mask = torch.zeros_like(score, dtype=torch.bool)
-    return mask.scatter(-1, top_inputs(score, count), True)
+    return mask.scatter(-1, order[..., :count], True)
 
 
 def threshold_of(scores: Tensor, keep: float) -> float:

@@ -61,6 +61,12 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
 
 def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Answers one prompt with a bundle."""
+    if words.prompt is None:
+        raise UsageError(
+            "token numbers are for bundles of language models",
+            found="--tokens",
+            fix="--prompt TEXT",
+        )
     bundle = load(words.bundle, threads=words.threads)
     if bundle.text is None:
         raise UsageError(
