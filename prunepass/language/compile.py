@@ -90,7 +90,7 @@ def compile(
                 (scratch / part).mkdir()
                 engine = chosen.build(source, scratch / part)
             with clock(f"check {part}"):
-                check_engine(engine, source, part)
+                check_engine(engine, source, part, program)
             del engine
         manifest = _manifest(program, smaller, config, chosen.name, made.method, name, weights)
         if tokenizer is not None and getattr(tokenizer, "backend_tokenizer", None) is not None:
@@ -128,26 +128,37 @@ def check_program(program: ExportedProgram, model: nn.Module) -> None:
         )
 
 
-def check_engine(engine: Engine, program: ExportedProgram, part: str) -> None:
+def check_engine(
+    engine: Engine, program: ExportedProgram, part: str, dense: ExportedProgram
+) -> None:
     """Nothing, if an engine says what its program says, for a prompt and for one token.
+
+    Where scores nearly tie, rounding decides which input is read, and what follows from that grows
+    from layer to layer: a sparse step may differ from its program, but by less than half of what
+    the program differs from the dense one.
 
     Raises:
         BackendError: It does not.
     """
     generator = torch.Generator().manual_seed(1)
+    exact = program.example_inputs[0][5].dtype in (torch.float32, torch.float64)
     for tokens in (5, 1):
         inputs = step_inputs(program, torch.randint(0, 2, (1, tokens), generator=generator))
-        pairs = zip(runner(program)(*inputs), engine(*inputs), strict=True)
-        worst = max(difference(got, want) for want, got in pairs)
-        exact = program.example_inputs[0][5].dtype in (torch.float32, torch.float64)
-        # A near tie of scores may fall differently, which changes one input of one layer.
-        limit = (AGREEMENT if part == "dense" else 1e-2) if exact else 1e-1
+        wanted = runner(program)(*inputs)
+        worst = _difference(engine(*inputs), wanted)
+        limit = AGREEMENT if exact else 1e-1
+        if tokens == 1:
+            limit = max(limit, 0.5 * _difference(runner(dense)(*inputs), wanted))
         if not worst <= limit:
             raise BackendError(
                 f"the {part} engine disagrees with its program",
                 found=f"a relative difference of {worst:.1e} for {tokens} tokens",
                 fix="another backend, and report the model",
             )
+
+
+def _difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    return max(difference(got, want) for got, want in zip(found, wanted, strict=True))
 
 
 def _check_lengths(texts: Sequence[Sequence[int]] | None, context: int) -> None:

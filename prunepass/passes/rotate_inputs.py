@@ -156,7 +156,7 @@ def _final(module: GraphModule, last: Node) -> End:
     known = set(projections(module.graph).values())
     for head in module.graph.find_nodes(op="call_function", target=LINEAR):
         source: Any = head.args[0]
-        if source.target is torch.ops.aten.slice.Tensor:
+        while source.target is torch.ops.aten.slice.Tensor:
             source = source.args[0]  # the last token alone goes on
         norm = rms_norm(source)
         if head not in known and norm is not None and norm.stream is last:
