@@ -13,6 +13,8 @@ namespace {
 constexpr uint32_t kApiVersion = 18;
 constexpr int kFloat = 1;     // ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
 
+constexpr size_t kThreads = 4;      // how many may share one product; it is not told
+
 // Places in the table of functions.
 enum Entry {
   kCreateCustomOpDomain = 26,
@@ -126,7 +128,7 @@ Status compute(void* self, void* context) {
                       static_cast<size_t>(kernel.keep), kernel.threshold, kept);
     Work work{static_cast<const float*>(xs) + r * inputs, static_cast<const float*>(weights),
               static_cast<float*>(ys) + r * outputs, kept, outputs,
-              std::max<size_t>(1, outputs / 512)};
+              prunepass::blocks_of(outputs, kThreads)};
     TRY(call(api, kKernelContextParallelFor, static_cast<const void*>(context), &block,
              work.blocks, size_t{0}, static_cast<void*>(&work)));
   }

@@ -16,7 +16,7 @@ void run(const Type* x, const Type* score, const Type* weight, Type* y, int64_t 
       scores[i] = prunepass::widen(score[r * inputs + i]);
     }
     prunepass::select(scores.data(), inputs, keep, static_cast<float>(threshold), kept);
-    const int64_t blocks = std::max<int64_t>(1, outputs / 512);
+    const int64_t blocks = prunepass::blocks_of(outputs, std::max(1, threads));
 #pragma omp parallel for num_threads(threads) schedule(static) if (blocks > 1)
     for (int64_t b = 0; b < blocks; ++b) {
       prunepass::columns(wide.data(), weight, y + r * outputs, kept, outputs,

@@ -20,7 +20,15 @@
 namespace prunepass {
 
 constexpr size_t kRows = 8;      // rows of the weight that are added at once
-constexpr size_t kWidest = 1024;  // columns whose sums lie in the first cache meanwhile
+constexpr size_t kWidest = 4096;  // columns whose sums lie in the first cache meanwhile
+
+// Blocks of columns for so many threads, each as wide as may be: a row is read in one piece, since
+// short pieces here and there keep neither prefetching nor address translation going.
+inline size_t blocks_of(size_t outputs, size_t threads) {
+  const size_t least = std::max<size_t>(threads, (outputs + kWidest - 1) / kWidest);
+  const size_t even = (least + threads - 1) / threads * threads;
+  return std::max<size_t>(1, std::min(even, outputs / 256));
+}
 
 struct Bfloat16 {
   uint16_t bits;
