@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -18,6 +19,11 @@ FAMILIES = {
     "phi": ("PhiConfig", "PhiForCausalLM"),
     "phi3": ("Phi3Config", "Phi3ForCausalLM"),
 }
+SOME = [
+    family if family == "llama" else pytest.param(family, marks=pytest.mark.slow)
+    for family in FAMILIES
+]
+"""For tests of all families: the first by default, the others where there is time."""
 VOCABULARY = 40
 LAYERS = 2
 

@@ -20,7 +20,7 @@ from prunepass.language.generate import LanguageBundle, load
 from prunepass.language.manifest import ENGINES, LanguageManifest
 from prunepass.language.programs import capture
 from prunepass.language.record import as_json
-from prunepass.plan import Plan
+from prunepass.plan import Plan, check_keep
 from prunepass.planners.allocation import step_inputs
 from prunepass.planners.sparsity import plan_inputs
 from prunepass.vlm.text import FILE as TOKENIZER
@@ -70,6 +70,8 @@ def compile(
     check_free(place, force=force)
     if plan is None and keep is None:
         raise PlanError("a plan needs to know what stays", found="no keep", fix="keep=0.5")
+    if keep is not None:
+        check_keep(float(keep), where="the plan")
     clock = Clock(on_stage)
     config: Any = model.config
     context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)

@@ -24,9 +24,7 @@ from prunepass.rules.weight_aware import (
     threshold_mask,
     top_mask,
 )
-from tests.tiny_decoders import captured, outputs, texts
-
-FAMILIES = ("llama", "qwen2", "phi", "phi3")
+from tests.tiny_decoders import SOME, captured, outputs, texts
 
 
 def steps(
@@ -70,7 +68,7 @@ class Twin(Interpreter):
 
 
 @pytest.mark.parametrize("rule", ["weight-norm", "magnitude"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SOME)
 def test_equals_the_masked_twin(family: str, rule: str) -> None:
     planned = steps(family, rule=rule)
     sparse, record = sparsify_inputs(captured(family, torch.float64), planned)
