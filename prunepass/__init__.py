@@ -8,7 +8,7 @@
 or all of it with `prunepass.compile`. Importing this loads torch and nothing heavier.
 """
 
-from prunepass import vlm
+from prunepass import language, vlm
 from prunepass.analyse.sites import sites
 from prunepass.apply import apply_plan
 from prunepass.calibrate import Batch
@@ -16,6 +16,7 @@ from prunepass.capture import capture
 from prunepass.compiler import Compiled, build, compile
 from prunepass.errors import PrunepassError
 from prunepass.importance.scores import LayerScores, layer_scores
+from prunepass.kernels.sparse_linear import sparse_linear
 from prunepass.plan import Plan, Step
 from prunepass.planners.budget import plan
 from prunepass.records import Site, Sites
@@ -36,10 +37,12 @@ __all__ = [
     "build",
     "capture",
     "compile",
+    "language",
     "layer_scores",
     "plan",
     "plan_for",
     "sites",
+    "sparse_linear",
     "vlm",
 ]
 __version__ = "0.1.0"

@@ -97,9 +97,21 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--backend", default="onnx", help="onnx (default), aot_inductor or eager")
     compile_.add_argument("--batch", default="dynamic", help="a batch size, or dynamic (default)")
     compile_.add_argument(
+        "--rotate", action="store_true", default=None,
+        help="of a language model: rotate it first, so that k and gate have orthogonal columns",
+    )  # fmt: skip
+    compile_.add_argument(
+        "--smallest", type=int, metavar="N", help="numbers of a weight below which it stays dense"
+    )
+    compile_.add_argument("--dtype", help="of a language model: float32 (default) or bfloat16")
+    compile_.add_argument(
         "--after", type=_blocks, metavar="L,L,...", help="layers behind which they go, from 1"
     )
-    compile_.add_argument("--texts", metavar="FILE", help="prompts to score layers on, one a line")
+    compile_.add_argument(
+        "--texts",
+        metavar="FILE",
+        help="texts to score layers or to calibrate on, one a line",
+    )
     compile_.add_argument("--positions", choices=("keep_original", "compact"))
     compile_.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="where a model takes any size"
@@ -112,7 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="answer a prompt with a bundle")
     generate.add_argument("bundle", metavar="DIR", type=Path)
     generate.add_argument("--image", action="append", metavar="FILE", help="a picture, or several")
-    generate.add_argument("--prompt", required=True, metavar="TEXT")
+    asked = generate.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompt", metavar="TEXT")
+    asked.add_argument(
+        "--tokens", type=_blocks, metavar="N,N,...", help="token numbers, of a language model"
+    )
     generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     generate.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: greedy")
     generate.add_argument("--top-k", type=int, metavar="N")
@@ -174,7 +190,8 @@ def _planning(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
         "--keep",
         metavar="K,K,...",
-        help="shares of tokens that stay at each block of --at; of image tokens, also high or low",
+        help="shares of tokens that stay at each block of --at; of image tokens also high or low; "
+        "of a language model, the share of inputs that its linear layers read",
     )
     parser.add_argument(
         "--option", action="append", metavar="NAME=VALUE", help="an option of the method's rule"

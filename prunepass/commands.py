@@ -20,6 +20,8 @@ from prunepass.compiler import check_batch, load_engines
 from prunepass.compiler import compile as compile_model
 from prunepass.downsample import downsample
 from prunepass.errors import PlanError, UsageError
+from prunepass.language import commands as language_commands
+from prunepass.language.manifest import is_language_bundle
 from prunepass.layer_commands import check_together, drop_plan, target_plan
 from prunepass.layer_commands import layers as score_layers
 from prunepass.measure.environment import environment
@@ -28,10 +30,12 @@ from prunepass.measure.timing import interleaved, speedup
 from prunepass.plan import Plain, Plan
 from prunepass.planners.budget import plan as make_plan
 from prunepass.planners.image_methods import IMAGE_METHODS
+from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, METHODS, method
 from prunepass.progress import bar
 from prunepass.rules.table import RULES
 from prunepass.search.schedule import search
+from prunepass.sources.language import is_language
 from prunepass.sources.model import LoadedModel, load_model
 from prunepass.sources.pictures import find_pictures
 from prunepass.sources.preprocess import Preprocessing
@@ -112,6 +116,18 @@ def methods(words: Namespace, *, say: Say) -> dict[str, Any]:
             }
             for v in IMAGE_METHODS.values()
         ],
+        "input_methods": [
+            {
+                "name": i.name,
+                "rule": i.rule,
+                "plain": i.plain,
+                "roles": list(i.roles),
+                "informed": list(i.informed),
+                "summary": i.summary,
+                "source": i.source,
+            }
+            for i in INPUT_METHODS.values()
+        ],
         "rules": [
             {"name": r.name, "needs": list(r.needs), "options": dict(r.options), "source": r.source}
             for r in RULES.values()
@@ -131,6 +147,12 @@ def methods(words: Namespace, *, say: Say) -> dict[str, Any]:
         star = " (default)" if v.name == "transprune" else ""
         say(f"{v.name:<20} {v.summary}{star}")
         say(f"{'':<20} {v.source}")
+    say("")
+    say("of language models:")
+    for i in INPUT_METHODS.values():
+        star = " (default)" if i.name == "wina" else ""
+        say(f"{i.name:<20} {i.summary}{star}")
+        say(f"{'':<20} {i.source}")
     return data
 
 
@@ -151,6 +173,13 @@ def plan(words: Namespace, *, say: Say) -> dict[str, Any]:
             found=DOWNSAMPLE,
             fix=f"prunepass compile {words.model} --method {DOWNSAMPLE} --flops R -o DIR",
         )
+    if words.method in INPUT_METHODS:
+        raise UsageError(
+            f"plans of {words.method!r} are made when a language model is compiled",
+            found=f"prunepass plan --method {words.method}",
+            fix="prunepass compile hf/FOLDER --method wina --keep 0.5 -o DIR, whose plan.json "
+            "--plan takes again",
+        )
     _check_request(words)
     loaded = _load(words)
     say("capturing", stage=True)
@@ -166,6 +195,8 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
     check_together(words)
     if is_vision_language(words.model):
         return vlm_commands.compile(words, say=say)
+    if is_language(words.model):
+        return language_commands.compile(words, say=say)
     texts = [n for n in vlm_commands.ONLY_TEXT if getattr(words, n) is not None]
     if texts:
         raise UsageError(
@@ -238,12 +269,16 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
 
 
 def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
-    """Answers a prompt with a vision-language bundle."""
+    """Answers a prompt with a bundle."""
+    if is_language_bundle(words.bundle):
+        return language_commands.generate(words, say=say)
     return vlm_commands.generate(words, say=say)
 
 
 def bench(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Times the engines of a bundle against each other."""
+    if is_language_bundle(words.bundle):
+        return language_commands.bench(words, say=say)
     if (
         words.runs < 3
         or any(b < 1 for b in words.batch)

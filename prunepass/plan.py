@@ -11,7 +11,10 @@ from typing import Any, Literal
 from prunepass.errors import PlanError, nearest
 
 SCHEMA = 1
-KINDS = ("drop_layers", "reduce_tokens", "prune_image_tokens", "select_image_features")
+KINDS = (
+    "drop_layers", "reduce_tokens", "prune_image_tokens", "select_image_features", "rotate_inputs",
+    "sparsify_inputs",
+)  # fmt: skip
 RESIDUAL = "residual"
 """The rule of a step that drops a layer: its residual takes its place."""
 ACTIONS = ("drop", "merge")
@@ -25,12 +28,14 @@ class Step:
 
     Attributes:
         kind: `reduce_tokens`, or `prune_image_tokens` inside a language model and
-            `select_image_features` in front of it; `drop_layers`, which has neither rule nor keep.
+            `select_image_features` in front of it; `drop_layers`, which has neither rule nor keep;
+            `sparsify_inputs` of a linear layer, `rotate_inputs` in front of it.
         site: Label of the site, e.g. `block[3].attention`; `block[3]` for a whole layer.
         rule: Name of the scoring rule (`prunepass methods` lists them).
         keep: Tokens that stay: a count (int, prefix tokens included) or a fraction of the
             tokens that may be removed (float in (0, 1]). Of image tokens: a count an image, or
-            a fraction of those that the prompt came with, rounded down.
+            a fraction of those that the prompt came with, rounded down. Of a linear layer: its
+            inputs that are read, likewise.
         action: `drop` deletes the other tokens, `merge` averages each into its target.
         options: Options of the rule, plain values.
     """

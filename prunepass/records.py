@@ -86,9 +86,11 @@ class PassRecord:
         applied: Labels of the sites that were rewritten, in graph order.
         tokens: Site label -> (tokens before, tokens after).
         details: Counts worth reading: frozen sizes, live-ins, biased attentions.
+        left: Site -> why a planned step was not carried out there.
     """
 
     kind: str
     applied: tuple[str, ...]
     tokens: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     details: Mapping[str, int] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1] / "prunepass"
 FILES = sorted(ROOT.rglob("*.py"))
 
 # Room -> (rank, what of prunepass it may import besides its own folder).
-_ANALYSIS = {"errors", "ops", "plan", "records", "rules", "graph", "analyse"}
-_RUNNING = {"errors", "ops", "records", "graph.meta"}
+_ANALYSIS = {"errors", "ops", "plan", "records", "rules", "graph", "analyse", "kernels"}
+_RUNNING = {"errors", "ops", "records", "graph.meta", "kernels"}
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "errors": (0, set()),
     "progress": (0, set()),
@@ -22,8 +22,9 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "plan": (1, {"errors"}),
     "records": (1, {"errors"}),
     "rules": (1, {"errors"}),
+    "kernels": (2, {"errors", "rules.weight_aware"}),
     "graph": (2, {"errors"}),
-    "analyse": (3, {"errors", "ops", "records", "graph"}),
+    "analyse": (3, {"errors", "ops", "records", "graph", "kernels"}),
     "capture": (4, _ANALYSIS),
     "calibrate": (4, _ANALYSIS),
     "planners": (4, _ANALYSIS),
@@ -58,13 +59,14 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "vlm": (9, set()),
     "layer_plot": (9, set()),
     "layer_commands": (10, set()),
+    "language": (10, set()),
     "commands": (11, set()),
     "__main__": (12, set()),
     "__init__": (12, set()),
 }
 FREE = 8
 HEAVY = {"onnx", "onnxruntime", "onnxscript", "tensorrt", "torch_tensorrt", "timm", "transformers",
-         "torchvision", "PIL", "rich", "safetensors", "huggingface_hub"}  # fmt: skip
+         "torchvision", "PIL", "rich", "triton", "safetensors", "huggingface_hub"}  # fmt: skip
 
 
 def room(parts: tuple[str, ...]) -> str:

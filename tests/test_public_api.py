@@ -10,8 +10,8 @@ import prunepass
 def test_names() -> None:
     assert prunepass.__all__ == [
         "Batch", "Compiled", "LayerScores", "Plan", "PrunepassError", "Report", "Site", "Sites",
-        "Step", "apply_plan", "build", "capture", "compile", "layer_scores", "plan", "plan_for",
-        "sites", "vlm",
+        "Step", "apply_plan", "build", "capture", "compile", "language", "layer_scores", "plan",
+        "plan_for", "sites", "sparse_linear", "vlm",
     ]  # fmt: skip
     assert all(hasattr(prunepass, name) for name in prunepass.__all__)
 

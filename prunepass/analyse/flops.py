@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from prunepass.graph import meta
+from prunepass.kernels.sparse_linear import GATED_LINEAR
 from prunepass.ops.selective_scan import SCAN
 from prunepass.ops.token_places import GRID, LINE
 
@@ -57,6 +58,15 @@ def node_macs(node: Node, shape_of: ShapeOf) -> int:
 
 def _linear(node: Node, shape_of: ShapeOf) -> int:
     return prod(shape_of(_operand(node, 0))) * shape_of(_operand(node, 1))[0]
+
+
+def _gated_linear(node: Node, shape_of: ShapeOf) -> int:
+    *lead, inputs = shape_of(_operand(node, 0))
+    keep, rows = node.args[3], node.args[5]
+    assert isinstance(keep, int)
+    assert isinstance(rows, int)
+    read = keep if prod(lead) <= rows else inputs
+    return prod(lead) * read * shape_of(_operand(node, 2))[1]
 
 
 def _matmul(node: Node, shape_of: ShapeOf) -> int:
@@ -112,6 +122,7 @@ def _operand(node: Node, index: int) -> Node:
 
 _FORMULAS: dict[Any, Callable[[Node, ShapeOf], int]] = {
     _aten.linear.default: _linear,
+    GATED_LINEAR: _gated_linear,
     _aten.matmul.default: _matmul,
     _aten.mm.default: _matmul,
     _aten.bmm.default: _matmul,

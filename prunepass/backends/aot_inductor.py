@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+import prunepass.kernels.sparse_linear  # noqa: F401  (operators a package may call)
 from prunepass.errors import BackendError
 from prunepass.graph.edit import open_module, seal
 from prunepass.ops.selective_scan import SCAN, scan_loop

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+import prunepass.kernels.sparse_linear  # noqa: F401  (operators a package may call)
 from prunepass.errors import BackendError
 
 _FILE = "model.pt2"

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from prunepass.backends.onnx_export import export
+from prunepass.backends.onnx_operator import build_operator, has_gated_linear, register_operator
 from prunepass.errors import BackendError
 
 _FILE = "model.onnx"
@@ -90,6 +91,8 @@ class OnnxBackend:
         if reason:
             raise BackendError("cannot build an ONNX engine", found=reason)
         path = folder / _FILE
+        if has_gated_linear(program):
+            build_operator(folder)
         try:
             large = sum(x.nbytes for x in program.state_dict.values()) > _SINGLE_FILE
             # One file is held in memory twice while it is written, and cannot exceed 2 GiB.
@@ -119,6 +122,7 @@ class OnnxBackend:
         options.log_severity_level = 3
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
+        register_operator(options, folder)
         path = folder / _FILE if folder.is_dir() else folder.with_name(f"{folder.name}.onnx")
         try:
             session = onnxruntime.InferenceSession(

@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from prunepass.backends.onnx_tokens import DOMAIN, scan_function, translations
+from prunepass.backends import onnx_operator, onnx_tokens
 
 
 def export(program: ExportedProgram, *, opset: int) -> Any:
@@ -40,7 +40,7 @@ def _translate(program: ExportedProgram, opset: int) -> Any:
         opset_version=opset,
         verbose=False,
         optimize=False,
-        custom_translation_table=dict(translations()),
+        custom_translation_table={**onnx_tokens.translations(), **onnx_operator.translations()},
     )
     assert exported is not None
     return exported
@@ -85,10 +85,10 @@ def _tidy(model: Any) -> None:
     import onnxscript.optimizer
     from onnx_ir.passes import common
 
-    if any(node.domain == DOMAIN for node in model.graph):
-        scan = scan_function()
+    if any(node.op_type == onnx_tokens.SCAN_FUNCTION for node in model.graph):
+        scan = onnx_tokens.scan_function()
         model.functions[scan.identifier()] = scan
-        model.opset_imports[DOMAIN] = 1
+        model.opset_imports[onnx_tokens.DOMAIN] = 1
     common.InlinePass()(model)
     _settle_shapes(model)
     onnxscript.optimizer.fold_constants_ir(model)

@@ -12,7 +12,7 @@ from typing import Any
 
 from prunepass.ops import selective_scan, token_places
 
-DOMAIN = "prunepass"
+DOMAIN, SCAN_FUNCTION = "prunepass", "SelectiveScan"
 _OPERANDS = ("x", "delta", "decay", "A", "B", "C", "D")
 
 
@@ -83,7 +83,7 @@ def scan_function() -> Any:
         node("Add", "read passed_by", "y"),
     ]  # fmt: skip
     made = helper.make_function(
-        DOMAIN, "SelectiveScan", _OPERANDS, ["y"], nodes,
+        DOMAIN, SCAN_FUNCTION, _OPERANDS, ["y"], nodes,
         [helper.make_opsetid("", 20)],
     )  # fmt: skip
     return onnx_ir.serde.deserialize_function(made)
@@ -94,12 +94,12 @@ def _scan(x: Any, delta: Any, decay: Any, A: Any, B: Any, C: Any, D: Any) -> Any
     from onnxscript.values import Op, Opset
 
     schema = OpSchema(
-        "SelectiveScan", DOMAIN, 1,
+        SCAN_FUNCTION, DOMAIN, 1,
         inputs=[OpSchema.FormalParameter(name, "T") for name in _OPERANDS],
         outputs=[OpSchema.FormalParameter("y", "T")],
         type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(double)"], "")],
     )  # fmt: skip
-    return Op(Opset(DOMAIN, 1), "SelectiveScan", schema)(x, delta, decay, A, B, C, D)
+    return Op(Opset(DOMAIN, 1), SCAN_FUNCTION, schema)(x, delta, decay, A, B, C, D)
 
 
 def _line(x: Any, weight: Any, bias: Any = None) -> Any:

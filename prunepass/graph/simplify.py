@@ -30,6 +30,14 @@ def drop_no_ops(graph: Graph) -> int:
     return dropped
 
 
+def drop_casts(graph: Graph) -> None:
+    """Takes out casts of a tensor to the dtype it has, which tracing writes down, too."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.to.dtype):
+        source = node.args[0]
+        if isinstance(source, Node) and meta.value(source).dtype == meta.value(node).dtype:
+            _put_in_place_of(node, source)
+
+
 def drop_checks(graph: Graph) -> None:
     """Takes out the checks that tracing writes: types beside each cast, and sizes.
 

@@ -34,14 +34,15 @@ def extend_cache(
 ) -> ExportedProgram:
     """The decoding program of a prefill program that prunes nothing.
 
-    Its inputs: `inputs_embeds` [B, S, C], `attention_mask` [B, S], `position_ids` [B, S] (or
-    [3, B, S]) counted in the whole prompt; `dropped` [G], by how many tokens each stage is shorter;
+    Its inputs: `inputs_embeds` [B, S, C] (or `input_ids` [B, S]), `attention_mask` [B, S],
+    `position_ids` [B, S] (or [3, B, S]) counted in the whole prompt; `dropped` [G], by how many
+    tokens each stage is shorter;
     `past_valid_g` [B, P_g] for each stage, nonzero where the cache holds a token; `past_key_l` and
     `past_value_l` [B, H, P_g, D] for each layer. Its outputs: logits [B, 1, V] of the last token,
     then the keys and values [B, H, S, D] of the new tokens for each layer.
 
     Args:
-        program: What `LanguageModel` exports to, labelled.
+        program: What `LanguageModel` or a `Decoder` exports to, labelled.
         first_layers: The first layer of each stage, from 0, ascending: (0, 7, 9, 12) for a model
             whose prompts are pruned behind its layers 7, 9 and 12.
         positions: Whether tokens behind a pruning are numbered anew (`compact`).
@@ -52,7 +53,8 @@ def extend_cache(
     module = open_module(program)
     graph = module.graph
     inputs = {str(n.target): n for n in graph.find_nodes(op="placeholder")}
-    stream, place, valid = (inputs[n] for n in ("inputs_embeds", "position_ids", "attention_mask"))
+    stream = inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"]
+    place, valid = inputs["position_ids"], inputs["attention_mask"]
     hoist(graph, stream)
     table = labelled(graph)
     layers = sum(label.endswith(".attention:core") for label in table)
@@ -79,7 +81,8 @@ def extend_cache(
         examples += _attend(core, layer, past_valid[stage_of[layer]], valid, spare, stage_of[layer])
     graph.eliminate_dead_code()  # the mask of a prompt, which may be made of where images stand
     for name in PROMPT[2:]:
-        graph.erase_node(inputs[name])
+        if name in inputs:
+            graph.erase_node(inputs[name])
     if positions == "compact" and len(first_layers) > 1:
         _renumber(graph, table, place, stream, dropped, stage_of)
     args, shapes = _examples(program, len(first_layers), examples, stage_of)
@@ -170,12 +173,12 @@ def renumbered(position_ids: torch.Tensor, dropped: torch.Tensor, *, stage: int)
 def _examples(
     program: ExportedProgram, stages: int, past: Sequence[torch.Tensor], stage_of: Sequence[int]
 ) -> tuple[tuple[torch.Tensor, ...], Any]:
-    embeds, _, place = program.example_inputs[0][:3]
+    stream, _, place = program.example_inputs[0][:3]
     batch, tokens = Dim("batch", min=1), Dim("tokens", min=1, max=LONGEST)
     cached = [Dim(f"cached_{g}", min=1, max=LONGEST) for g in range(stages)]
     rows = place.dim() == 3
     args = (
-        embeds[:2, :3], torch.ones(2, 3, dtype=torch.int64),
+        stream[:2, :3].contiguous(), torch.ones(2, 3, dtype=torch.int64),
         place[..., :2, :3].contiguous(), torch.zeros(stages, dtype=torch.int64),
         *(torch.ones(2, 5 + 2 * g, dtype=torch.int64) for g in range(stages)), *past,
     )  # fmt: skip

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch.export import ExportedProgram
 
 from prunepass.analyse.sites import sites as find_sites
-from prunepass.errors import PlanError
+from prunepass.errors import PlanError, UsageError
 from prunepass.plan import Action, Plain, Plan, Step, check_keep
 from prunepass.planners.cost import Reduction, Subject, TokenCost
+from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.methods import DEFAULT
 from prunepass.planners.request import (
     Request,
@@ -22,6 +24,7 @@ from prunepass.planners.request import (
     schedule,
     unread_step,
 )
+from prunepass.planners.sparsity import plan_inputs
 from prunepass.records import Sites
 from prunepass.rules.table import UNREAD
 
@@ -38,9 +41,13 @@ def plan(
     at: Sequence[int] | None = None,
     exponent: float | None = None,
     keep: float | Sequence[float] | None = None,
-    options: Mapping[str, Plain] | None = None,
+    options: Mapping[str, Any] | None = None,
+    calibration: Sequence[Sequence[int]] | None = None,
 ) -> Plan:
     """A plan that brings a program to a share of its MACs.
+
+    For methods of sparse activation (`wina` and the like) see `plan_inputs`, which is what they
+    call with `keep`, `calibration` and `options`.
 
     Args:
         program: A labelled program, from `capture`.
@@ -51,14 +58,24 @@ def plan(
         at: Blocks where tokens are reduced, counted from 0; None for the method's own.
         exponent: How late tokens go, see `depth_counts`; None for the default of the budget.
         keep: Share of the tokens arriving at each block that stays, one for all or one for each,
-            in place of a budget.
-        options: Options of the rule, on top of the method's own.
+            in place of a budget. Of sparse activation: the share of inputs that stay.
+        options: Options of the rule, on top of the method's own; or further ones of `plan_inputs`.
+        calibration: Texts as token numbers, of sparse activation.
 
     Raises:
         PlanError: The budget is outside (0, 1] or cannot be reached.
         UnsupportedGraph: The program has no site where this method can reduce tokens.
         UsageError: The method is unknown.
     """
+    if method in INPUT_METHODS:
+        return plan_inputs(
+            program, method=method, keep=_share(method, keep, flops), calibration=calibration,
+            **(options or {}),
+        )  # fmt: skip
+    if calibration is not None:
+        raise UsageError(
+            f"method {method!r} reduces tokens", found="calibration=...", fix="flops=0.6"
+        )
     sites = find_sites(program)
     request = ask(sites, method_name=method, action=action, at=at, exponent=exponent)
     if options:
@@ -79,6 +96,17 @@ def plan(
         return finish(request, sites, cost, steps, target=None)
     check_keep(float(flops), where="the budget (flops)")
     return fit(program, sites, request, flops=float(flops))
+
+
+def _share(method: str, keep: float | Sequence[float] | None, flops: float | None) -> float:
+    """The share of inputs that stays, as it was asked for."""
+    if flops is not None or not isinstance(keep, (int, float)):
+        raise UsageError(
+            f"method {method!r} needs the share of inputs that stay",
+            found="flops" if flops is not None else "no keep" if keep is None else f"keep={keep}",
+            fix="keep=0.5",
+        )
+    return float(keep)
 
 
 def fit(

@@ -21,8 +21,8 @@ from prunepass.vlm.manifest import VlmManifest
 Say = Callable[..., None]
 ONLY_PICTURES = ("flops", "action", "at", "images", "plan", "option", "target", "floor")
 """Options of `compile` that make sense for models of pictures alone."""
-ONLY_TEXT = ("after", "positions", "image_size", "texts")
-"""Options of `compile` that make sense for vision-language models alone."""
+ONLY_TEXT = ("after", "positions", "image_size", "texts", "smallest", "dtype", "rotate")
+"""Options of `compile` that make sense for models of text alone, with or without pictures."""
 
 
 def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -70,6 +70,12 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
 
 def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Answers one prompt with a bundle."""
+    if words.prompt is None:
+        raise UsageError(
+            "token numbers are for bundles of language models",
+            found="--tokens",
+            fix="--prompt TEXT",
+        )
     bundle = load(words.bundle, threads=words.threads, device=words.device)
     if bundle.text is None:
         raise UsageError(

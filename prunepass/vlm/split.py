@@ -124,14 +124,16 @@ class LanguageModel(nn.Module):
         head: Hidden states to logits.
         sees: What a token of a prompt attends to.
         deeper: L, see `Vision`.
+        every: Whether logits of all tokens come out, [B, T, V].
     """
 
     def __init__(
-        self, model: nn.Module, head: nn.Module, *, sees: Sees = "causal", deeper: int = 0
-    ) -> None:
+        self, model: nn.Module, head: nn.Module, *, sees: Sees = "causal", deeper: int = 0,
+        every: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.head = model, head
-        self.sees, self.deeper = sees, deeper
+        self.sees, self.deeper, self.every = sees, deeper, every
 
     def forward(
         self,
@@ -176,7 +178,8 @@ class LanguageModel(nn.Module):
             use_cache=True,
             **more,
         )
-        logits = self.head(found.last_hidden_state[:, -1:])
+        hidden = found.last_hidden_state
+        logits = self.head(hidden if self.every else hidden[:, -1:])
         layers = [cache.layers[i] for i in sorted(cache.layers)]
         return (logits, *(x for layer in layers for x in layer))
 

@@ -1,0 +1,1 @@
+"""Kernels: products that read less memory than the dense ones, one a place."""

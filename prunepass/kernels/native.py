@@ -1,0 +1,105 @@
+"""The sparse product as compiled code for a CPU, made on first use by the system's compiler.
+
+The source is part of the package; what comes of it lies in the user's cache, under a name that
+tells source and compiler apart. Where there is no compiler, nothing here is available.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("gated_linear_torch.cpp")
+_NAMES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
+
+
+def compile_library(source: Path, target: Path, *, options: tuple[str, ...] = ()) -> None:
+    """Compiles C++ into a shared library.
+
+    Raises:
+        OSError: There is no compiler, or it fails; the message is a sentence.
+    """
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise OSError("no C++ compiler was found (g++ or clang++)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and renamed: others may be compiling the same.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        command = [compiler, "-O3", "-std=c++17", "-shared", "-fPIC", *options]
+        done = subprocess.run(
+            [*command, "-o", str(made), str(source)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise OSError((done.stderr.strip().splitlines() or ["the compiler failed"])[0])
+        made.replace(target)
+
+
+@functools.cache
+def library() -> Any:
+    """The compiled kernels, None where they cannot be had."""
+    text = SOURCE.read_bytes() + SOURCE.with_name("gated_rows.h").read_bytes()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunepass"
+    path = cache / f"gated_linear-{hashlib.sha256(text).hexdigest()[:16]}.so"
+    try:
+        if not path.is_file():
+            compile_library(SOURCE, path, options=("-fopenmp",))
+        # PyTorch's OpenMP, which is loaded already, is the one that is found: threads are shared.
+        found = ctypes.CDLL(str(path))
+    except OSError:
+        return None
+    place, number = ctypes.c_void_p, ctypes.c_int64
+    for name in _NAMES.values():
+        function = getattr(found, f"prunepass_gated_linear_{name}")
+        function.argtypes = [*[place] * 4, *[number] * 4, ctypes.c_double, ctypes.c_int]
+        function.restype = None
+    found.prunepass_dense_bfloat16.argtypes = [*[place] * 3, *[number] * 3, ctypes.c_int]
+    found.prunepass_dense_bfloat16.restype = None
+    return found
+
+
+def has_native(dtype: torch.dtype) -> bool:
+    """Whether there is a compiled kernel for numbers of a kind."""
+    return dtype in _NAMES and library() is not None
+
+
+def native_product(x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float) -> Tensor:
+    """`gated_linear` of a few rows; `threshold` < 0 stands for none."""
+    inputs, outputs = weight.shape
+    x, score, weight = x.contiguous(), score.contiguous(), weight.contiguous()
+    found = x.new_empty((*x.shape[:-1], outputs))
+    function = getattr(library(), f"prunepass_gated_linear_{_NAMES[x.dtype]}")
+    function(
+        x.data_ptr(), score.data_ptr(), weight.data_ptr(), found.data_ptr(), x.numel() // inputs,
+        inputs, outputs, keep, threshold, torch.get_num_threads(),
+    )  # fmt: skip
+    return found
+
+
+def dense_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., n_in] times all of an input-major weight [n_in, n_out].
+
+    PyTorch multiplies bfloat16 in this order some fifty times slower than the other way round
+    where the processor has no instructions for it; there the compiled kernel does it.
+    """
+    slow = x.dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not slow or x.numel() == 0 or library() is None:
+        return x @ weight
+    inputs, outputs = weight.shape
+    x, weight = x.contiguous(), weight.contiguous()
+    found = x.new_empty((*x.shape[:-1], outputs))
+    library().prunepass_dense_bfloat16(
+        x.data_ptr(), weight.data_ptr(), found.data_ptr(), x.numel() // inputs, inputs, outputs,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return found

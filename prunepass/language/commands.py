@@ -1,0 +1,139 @@
+"""What the command line does with language models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prunepass.bundle import check_free, read_plan
+from prunepass.errors import ModelError, UsageError
+from prunepass.language.bench import bench_decoding
+from prunepass.language.compile import compile as compile_model
+from prunepass.language.generate import load
+from prunepass.sources.language import load_language
+
+Say = Callable[..., None]
+_OTHERS = ("flops", "action", "at", "images", "after", "positions", "image_size")
+"""Options of `compile` that make no sense for language models."""
+
+
+def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
+    """Compiles a language model into a bundle."""
+    given = [name for name in _OTHERS if getattr(words, name) is not None]
+    if given or words.batch != "dynamic":
+        found = ", ".join("--" + name.replace("_", "-") for name in given) or "--batch"
+        raise UsageError(
+            f"{words.model} is a language model",
+            found=found,
+            fix="--method, --keep and --texts say what is read; any batch is taken",
+        )
+    if (words.keep is None) == (words.plan is None):
+        raise UsageError(
+            "a language model needs the share of inputs that stay, or a plan",
+            found="both" if words.keep else "neither --keep nor --plan",
+            fix="--keep 0.5",
+        )
+    check_free(Path(words.output), force=words.force)
+    plan = read_plan(Path(words.plan)) if words.plan else None
+    keep = None if words.keep is None else _share(words.keep)
+    say("loading", stage=True)
+    loaded = load_language(words.model, weights=words.weights, dtype=words.dtype)
+    texts = None if words.texts is None else read_texts(Path(words.texts), loaded.tokenizer)
+    options = {} if words.smallest is None else {"smallest": words.smallest}
+    bundle = compile_model(
+        loaded.module, loaded.tokenizer, method=words.method or "wina", keep=keep, plan=plan,
+        calibration=texts, backend=words.backend, folder=words.output, force=words.force,
+        name=words.model, weights=loaded.weights, rotate=bool(words.rotate), **options,
+        on_stage=lambda stage: say(stage, stage=True),
+    )  # fmt: skip
+    manifest = bundle.manifest
+    record = json.loads((Path(words.output) / "record.json").read_text(encoding="utf-8"))
+    if words.json:
+        return {"model": manifest.model, "macs_ratio": manifest.macs_ratio, **record}
+    say(f"model             {manifest.model}, weights {manifest.weights}, {manifest.dtype}")
+    say(f"method            {manifest.method}, backend {manifest.backend}")
+    dense = list(record["dense"].values())
+    say(f"layers            {len(record['sparse'])} read fewer inputs, {len(dense)} stay dense")
+    for why in sorted(set(dense)):
+        say(f"                  {dense.count(why)} x {why}")
+    for name, note in record["notes"].items():
+        say(f"{name:<17} {note}")
+    say(f"MACs a token      {manifest.macs_dense / 1e9:.4f} G -> {manifest.macs / 1e9:.4f} G "
+        f"({manifest.macs_ratio:.3f})")  # fmt: skip
+    if manifest.weights == "random":
+        say("note              random weights: speed and structure only, no quality")
+    say(f"bundle            {words.output}")
+    return {}
+
+
+def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
+    """Goes on with one prompt."""
+    if words.image:
+        raise UsageError("a language model takes no picture", found="--image", fix="leave it out")
+    bundle = load(words.bundle, threads=words.threads)
+    prompt = words.prompt if words.tokens is None else words.tokens
+    found = bundle.generate(
+        prompt, max_new_tokens=words.max_new_tokens, temperature=words.temperature,
+        top_k=words.top_k, top_p=words.top_p, seed=words.seed,
+    )  # fmt: skip
+    text = None if bundle.text is None else bundle.text.text(found)
+    if words.json:
+        return {"text": text, "tokens": found}
+    print(text if text is not None else ",".join(map(str, found)), file=sys.stdout)
+    return {}
+
+
+def bench(words: Namespace, *, say: Say) -> dict[str, Any]:
+    """Times decoding: dense against compressed."""
+    found = bench_decoding(
+        words.bundle, batches=words.batch, threads=words.threads, runs=words.runs
+    )
+    ratio = found["macs_ratio"]
+    say(f"{found['model']}, {found['backend']}: {ratio:.3f} of the MACs a token")
+    for row in found["batches"]:
+        say(
+            f"  batch {row['batch']:<4} cache {row['cache']:<5} dense {row['dense_ms']:8.2f} ms   "
+            f"compressed {row['compressed_ms']:8.2f} ms   speed-up {row['speedup']:.2f}"
+        )
+    return found
+
+
+def read_texts(path: Path, tokenizer: Any) -> list[list[int]]:
+    """Texts of a file, one a line: a list of token numbers, or words if there is a tokenizer.
+
+    Raises:
+        ModelError: The file cannot be read.
+        UsageError: A line holds words and there is no tokenizer.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read texts from {path}", found=str(error)[:200]) from error
+    found: list[list[int]] = []
+    for number, line in enumerate(lines):
+        try:
+            data = json.loads(line)
+        except ValueError:
+            data = None
+        if isinstance(data, list) and all(isinstance(n, int) for n in data):
+            found.append(data)
+        elif tokenizer is not None and line.strip():
+            found.append(list(tokenizer(line)["input_ids"]))
+        elif line.strip():
+            raise UsageError(
+                f"line {number + 1} of {path} is no list of token numbers",
+                found=line[:60],
+                fix="[1, 403, 207], or a model folder with its tokenizer",
+            )
+    return found
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"--keep {text!r} is no share", found=text, fix="--keep 0.5") from error

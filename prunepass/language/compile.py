@@ -1,0 +1,197 @@
+"""A language model compiled into a bundle whose decoding reads a part of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from prunepass.analyse.flops import macs
+from prunepass.apply import apply_with_records
+from prunepass.backends.protocol import Engine
+from prunepass.bundle import check_free, write_text, written
+from prunepass.compiler import AGREEMENT, Clock, available
+from prunepass.errors import BackendError, PlanError, UnsupportedGraph
+from prunepass.language.generate import LanguageBundle, load
+from prunepass.language.manifest import ENGINES, LanguageManifest
+from prunepass.language.programs import capture
+from prunepass.language.record import as_json
+from prunepass.plan import Plan, check_keep
+from prunepass.planners.input_shares import step_inputs
+from prunepass.planners.sparsity import plan_inputs
+from prunepass.vlm.text import FILE as TOKENIZER
+from prunepass.vlm.verify import difference, runner
+
+TOLERANCE = 1e-4
+"""Largest relative difference of logits between a model and its captured program, fp32."""
+
+
+def compile(
+    model: nn.Module,
+    tokenizer: Any = None,
+    *,
+    method: str = "wina",
+    keep: float | None = None,
+    plan: Plan | None = None,
+    calibration: Sequence[Sequence[int]] | None = None,
+    backend: str = "aot_inductor",
+    folder: str | Path,
+    force: bool = False,
+    name: str | None = None,
+    weights: str = "given",
+    on_stage: Callable[[str], None] | None = None,
+    **options: Any,
+) -> LanguageBundle:
+    """A bundle of a language model: a dense engine, and one that reads fewer inputs a token.
+
+    Args:
+        model: A ...ForCausalLM of transformers, in eval mode.
+        tokenizer: Its tokenizer, which goes into the bundle, or None.
+        method: `wina`, `teal`, `cats` or `r-sparse`.
+        keep: Share of the inputs that stay, in (0, 1].
+        plan: Carries out this plan instead of making one.
+        calibration: Texts as token numbers, for shares of each layer.
+        backend: Name of a backend.
+        folder: The bundle to write.
+        force: Whether an existing bundle is replaced.
+        name: What to call the model.
+        weights: Where its weights came from.
+        on_stage: Told the name of each stage as it begins.
+        options: Further options of `plan_inputs`.
+
+    Raises:
+        PrunepassError: One of its kinds, see `prunepass.errors`.
+    """
+    place, chosen = Path(folder), available(backend)
+    check_free(place, force=force)
+    if plan is None and keep is None:
+        raise PlanError("a plan needs to know what stays", found="no keep", fix="keep=0.5")
+    if keep is not None:
+        check_keep(float(keep), where="the plan")
+    clock = Clock(on_stage)
+    config: Any = model.config
+    context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+    _check_lengths(calibration, context)
+    with clock("capture"):
+        program = capture(model)
+    with clock("compare"), torch.no_grad():
+        check_program(program, model)
+    with clock("plan"):
+        made = plan or plan_inputs(
+            program, method=method, keep=float(keep or 1.0), calibration=calibration, **options
+        )
+    with clock("rewrite"):
+        smaller, records = apply_with_records(program, made)
+    with written(place, force=force) as scratch:
+        for part, source in zip(ENGINES, (program, smaller), strict=True):
+            with clock(f"build {part}"):
+                (scratch / part).mkdir()
+                engine = chosen.build(source, scratch / part)
+            with clock(f"check {part}"):
+                check_engine(engine, source, part, program)
+            del engine
+        manifest = _manifest(program, smaller, config, chosen.name, made.method, name, weights)
+        if tokenizer is not None and getattr(tokenizer, "backend_tokenizer", None) is not None:
+            write_text(scratch / TOKENIZER, tokenizer.backend_tokenizer.to_str())
+        write_text(scratch / "plan.json", made.to_json())
+        write_text(scratch / "record.json", as_json(made, records, clock.seconds))
+        write_text(scratch / "bundle.json", manifest.to_json())
+    return load(place)
+
+
+def check_program(program: ExportedProgram, model: nn.Module) -> None:
+    """Nothing, if a captured decoder says what its model says, for a prompt and a further token.
+
+    Raises:
+        UnsupportedGraph: It does not.
+    """
+    vocabulary = int(model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randint(0, vocabulary, (1, 12), generator=generator)
+    told: Tensor = model(input_ids=numbers, use_cache=False).logits[:, -1]
+    run = runner(program)
+    _, *cache = run(*step_inputs(program, numbers[:, :-1]))
+    dropped = program.example_inputs[0][3]
+    last = numbers[:, -1:]
+    found = run(
+        last, torch.ones_like(last), torch.full_like(last, 11), torch.zeros_like(dropped),
+        torch.ones_like(numbers[:, :-1]), *cache,
+    )[0]  # fmt: skip
+    worst = difference(found[:, -1], told)
+    if not worst <= (TOLERANCE if told.dtype in (torch.float32, torch.float64) else 5e-2):
+        raise UnsupportedGraph(
+            f"the captured decoder says something else than {type(model).__name__}",
+            found=f"logits differ by {worst:.1e} of the largest",
+            fix="a model without masks, scales or windows of its own",
+        )
+
+
+def check_engine(
+    engine: Engine, program: ExportedProgram, part: str, dense: ExportedProgram
+) -> None:
+    """Nothing, if an engine says what its program says, for a prompt and for one token.
+
+    Where scores nearly tie, rounding decides which input is read, and what follows from that grows
+    from layer to layer: a sparse step may differ from its program, but by less than half of what
+    the program differs from the dense one.
+
+    Raises:
+        BackendError: It does not.
+    """
+    generator = torch.Generator().manual_seed(1)
+    exact = program.example_inputs[0][5].dtype in (torch.float32, torch.float64)
+    for tokens in (5, 1):
+        inputs = step_inputs(program, torch.randint(0, 2, (1, tokens), generator=generator))
+        wanted = runner(program)(*inputs)
+        worst = _difference(engine(*inputs), wanted)
+        limit = AGREEMENT if exact else 1e-1
+        if tokens == 1:
+            limit = max(limit, 0.5 * _difference(runner(dense)(*inputs), wanted))
+        if not worst <= limit:
+            raise BackendError(
+                f"the {part} engine disagrees with its program",
+                found=f"a relative difference of {worst:.1e} for {tokens} tokens",
+                fix="another backend, and report the model",
+            )
+
+
+def _difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    return max(difference(got, want) for got, want in zip(found, wanted, strict=True))
+
+
+def _check_lengths(texts: Sequence[Sequence[int]] | None, context: int) -> None:
+    for number, text in enumerate(texts or ()):
+        if len(text) > context:
+            raise PlanError(
+                f"calibration text {number} is longer than the model's context",
+                found=f"{len(text)} tokens, {context} fit",
+                fix="cut it into several texts",
+            )
+
+
+def _manifest(
+    program: ExportedProgram, smaller: ExportedProgram, config: Any, backend: str, method: str,
+    name: str | None, weights: str,
+) -> LanguageManifest:  # fmt: skip
+    output = next(n for n in program.graph.nodes if n.op == "output")
+    logits, key = (node.meta["val"] for node in output.args[0][:2])
+    stop = getattr(config, "eos_token_id", None)
+    stops = stop if isinstance(stop, (list, tuple)) else [] if stop is None else [stop]
+    return LanguageManifest(
+        backend=backend,
+        model=name or str(getattr(config, "model_type", "model")),
+        method=method,
+        weights=weights,
+        layers=(len(output.args[0]) - 1) // 2,
+        cache=(int(key.shape[1]), int(key.shape[3])),
+        vocabulary=int(logits.shape[2]),
+        context=int(getattr(config, "max_position_embeddings", None) or 1 << 20),
+        stop=tuple(int(s) for s in stops),
+        dtype=str(key.dtype).removeprefix("torch."),
+        macs_dense=macs(program),
+        macs=macs(smaller),
+    )

@@ -1,0 +1,131 @@
+"""What the bundle of a language model says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from prunepass.errors import ModelError
+
+SCHEMA = 1
+KIND = "language"
+FILE = "bundle.json"
+ENGINES = ("dense", "compressed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageManifest:
+    """What binds the engines of one bundle: both are the same decoder, see `language.capture`.
+
+    Attributes:
+        backend: Name of the backend of its engines.
+        model: What was compiled.
+        method: Name of the method.
+        weights: Where its weights came from.
+        layers: Decoder layers.
+        cache: [heads, channels of a head] of keys and values.
+        vocabulary: Logits of one token.
+        context: Most tokens of prompt and answer together.
+        stop: Numbers of the tokens that end an answer.
+        dtype: Of weights and cache, e.g. `float32`.
+        macs_dense: Multiply-accumulates of the dense engine for one token.
+        macs: Those of the compressed engine.
+    """
+
+    backend: str
+    model: str
+    method: str
+    weights: str
+    layers: int
+    cache: tuple[int, int]
+    vocabulary: int
+    context: int
+    stop: tuple[int, ...]
+    dtype: str
+    macs_dense: int
+    macs: int
+
+    @property
+    def macs_ratio(self) -> float:
+        """MACs of a decoded token relative to the dense engine."""
+        return self.macs / self.macs_dense if self.macs_dense else 1.0
+
+    def to_json(self) -> str:
+        """The manifest as JSON text."""
+        return json.dumps({"schema": SCHEMA, "kind": KIND, **dataclasses.asdict(self)}, indent=2)
+
+
+def is_language_bundle(folder: Path) -> bool:
+    """Whether a folder holds the bundle of a language model, of whatever version."""
+    try:
+        data = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("kind") == KIND
+
+
+def read_language_manifest(folder: Path) -> LanguageManifest:
+    """The manifest of a bundle.
+
+    Raises:
+        ModelError: The folder is no bundle of a language model, is of another version, or damaged.
+    """
+    path = folder / FILE
+    if not is_language_bundle(folder):
+        raise ModelError(
+            f"{folder} is not the bundle of a language model",
+            found="a file that is none" if path.is_file() else f"no {FILE}",
+            fix="`prunepass compile hf/FOLDER --method wina --keep 0.5 -o DIR` makes one",
+        )
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data.pop("kind")
+    schema = data.pop("schema", None)
+    if schema != SCHEMA or isinstance(schema, bool):
+        raise ModelError(
+            f"{path} is of another version", found=f"schema {schema!r}"[:80], fix="compile again"
+        )
+    names = {field.name for field in dataclasses.fields(LanguageManifest)}
+    wrong = names ^ set(data) or {key for key, value in data.items() if not _CHECKS[key](value)}
+    if wrong:
+        raise ModelError(
+            f"{path} is damaged", found=", ".join(sorted(wrong))[:200], fix="compile again"
+        )
+    plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return LanguageManifest(**plain)
+
+
+def _count(value: object, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _counts(value: object, least: int = 0) -> bool:
+    return isinstance(value, list) and all(_count(item, least) for item in value)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+_CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "backend": _text,
+        "model": _text,
+        "method": _text,
+        "weights": _text,
+        "layers": lambda value: _count(value, 1),
+        "cache": lambda value: _counts(value, 1) and len(value) == 2,
+        "vocabulary": lambda value: _count(value, 1),
+        "context": lambda value: _count(value, 1),
+        "stop": _counts,
+        "dtype": lambda v: _text(v) and isinstance(getattr(torch, v, None), torch.dtype),
+        "macs_dense": _count,
+        "macs": _count,
+    }
+)

@@ -1,0 +1,32 @@
+"""What was done to a language model, layer by layer, as a file of its bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from prunepass.measure.environment import environment
+from prunepass.plan import Plan
+from prunepass.records import PassRecord
+
+
+def as_json(plan: Plan, records: Sequence[PassRecord], seconds: Mapping[str, float]) -> str:
+    """Which layers read fewer inputs and how many, which stayed dense and why, as JSON text."""
+    keeps = {step.site: step for step in plan.steps if step.kind == "sparsify_inputs"}
+    sparse = {
+        site: {"rule": keeps[site].rule, "keep": round(float(keeps[site].keep), 4)}
+        for record in records
+        for site in record.applied
+        if site in keeps
+    }
+    return json.dumps(
+        {
+            "method": plan.method,
+            "notes": dict(plan.notes),
+            "sparse": sparse,
+            "dense": {site: why for record in records for site, why in record.left.items()},
+            "seconds": dict(seconds),
+            "environment": environment(),
+        },
+        indent=2,
+    )

@@ -1,0 +1,225 @@
+"""Linear layers that read only the inputs that matter, and only those rows of their weight.
+
+A layer becomes one `gated_linear` whose weight is stored input-major, in place of the weight as it
+was: nothing is held twice. More rows than pay for it (prefill, batches) take a dense product with
+the same stored weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from prunepass.analyse.projections import projections, role_of
+from prunepass.errors import PlanError, UnsupportedGraph, nearest
+from prunepass.graph import meta
+from prunepass.graph.edit import open_module, seal
+from prunepass.graph.splice import insert_call
+from prunepass.kernels.sparse_linear import checked_count, gated_linear
+from prunepass.plan import Step
+from prunepass.records import PassRecord
+from prunepass.rules.input_table import input_rule
+from prunepass.rules.low_rank import low_rank_part
+from prunepass.rules.weight_aware import column_norm, input_score
+
+OPTIONS: Mapping[str, Any] = {
+    "threshold": None,  # a number: inputs whose score lies above it are read, however many
+    "rank": 0,  # of a dense low-rank part that all inputs go through (R-Sparse)
+    "rows": 1,  # tokens at once up to which the sparse product is taken
+    "smallest": 1 << 20,  # numbers of a weight below which the layer stays dense
+}
+
+
+def sparsify_inputs(
+    program: ExportedProgram, steps: Sequence[Step]
+) -> tuple[ExportedProgram, PassRecord]:
+    """The program with linear layers that read part of their inputs.
+
+    A layer stays dense, and the record says why, where nothing is gained: it keeps all inputs, its
+    weight is small, shared with something else, or not of floating point.
+
+    Args:
+        program: A program whose projections are labelled, see `label_projections`.
+        steps: Of kind `sparsify_inputs`, at sites such as `block[3].attention.k`.
+
+    Raises:
+        PlanError: A step names an unknown site, rule or option, or keeps less than one input.
+        UnsupportedGraph: No layer of the plan can be made sparse.
+    """
+    module = open_module(program)
+    sites = projections(module.graph)
+    applied: list[str] = []
+    left: dict[str, str] = {}
+    for step in steps:
+        node = _bound(step, sites)
+        options = {**OPTIONS, **step.options}
+        reason = _why_dense(module, node, step, options)
+        if reason is None:
+            _rewrite(module, node, step, options)
+            applied.append(step.site)
+        else:
+            left[step.site] = reason
+    if steps and not applied and any(step.keep != 1.0 for step in steps):
+        site, reason = next(iter(left.items()))
+        raise UnsupportedGraph(
+            "no linear layer of this model gains from reading fewer inputs",
+            found=f"{site}: {reason}" + (f"; {len(left) - 1} more" if len(left) > 1 else ""),
+            fix="a larger model, or smallest=0 (--smallest 0) for the sake of trying",
+        )
+    record = PassRecord("sparsify_inputs", tuple(applied), left=left)
+    return (seal(module, program) if applied else program), record
+
+
+def _bound(step: Step, sites: Mapping[str, Node]) -> Node:
+    input_rule(step.rule)
+    if step.site not in sites:
+        raise PlanError(
+            f"there is no linear layer at {step.site!r}",
+            found=f"{len(sites)} layers with a label",
+            fix=f"one of {', '.join(nearest(step.site, sites).split(', ')[:5])}"
+            if sites
+            else "a decoder from prunepass.language.capture",
+        )
+    for option, value in step.options.items():
+        if option not in OPTIONS:
+            raise PlanError(
+                f"sparsify_inputs has no option {option!r}",
+                found=f"{option}={value!r}",
+                fix=f"one of {nearest(option, OPTIONS)}",
+            )
+    if input_rule(step.rule).score == "gate" and role_of(step.site) != "down":
+        raise PlanError(
+            f"rule {step.rule!r} scores what a gated MLP hands down",
+            found=step.site,
+            fix="a site that ends in .down, or the rule magnitude",
+        )
+    return sites[step.site]
+
+
+def _why_dense(
+    module: GraphModule, node: Node, step: Step, options: Mapping[str, Any]
+) -> str | None:
+    weight = node.args[1]
+    assert isinstance(weight, Node)
+    value = meta.value(weight)
+    if weight.op != "get_attr" or not value.dtype.is_floating_point or value.is_quantized:
+        return "its weight is not a matrix of floating point (quantised, or computed)"
+    others = [n for n in module.graph.nodes if n.op == "get_attr" and n.target == weight.target]
+    if len(weight.users) > 1 or len(others) > 1:
+        return "its weight is shared with another layer"
+    outputs, inputs = value.shape
+    count = checked_count(step.keep, inputs)
+    if count == inputs and options["threshold"] is None:
+        return "it keeps all of its inputs"
+    if outputs * inputs < options["smallest"]:
+        return f"its weight has {outputs * inputs} numbers, too few to gain"
+    if input_rule(step.rule).score == "gate" and _activated_gate(node) is None:
+        return "its MLP has no gate"
+    return None
+
+
+def _rewrite(module: GraphModule, node: Node, step: Step, options: Mapping[str, Any]) -> None:
+    """Puts the sparse product in place of a linear layer, its weight input-major."""
+    x, place = node.args[:2]
+    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    assert isinstance(x, Node)
+    assert isinstance(place, Node)
+    weight = _tensor(module, str(place.target))
+    rule = input_rule(step.rule)
+    count = checked_count(step.keep, weight.shape[1])
+    site, role = step.site.rpartition(".")[::2]
+    label = f"{site}:{role}"
+    norm = gate = None
+    if rule.score == "norm":
+        norm = _stored(module, f"{place.target}_norm", column_norm(weight), node)
+    elif rule.score == "gate":
+        gate = _activated_gate(node)
+    parts: tuple[Node, Node] | None = None
+    if options["rank"]:
+        down, up = low_rank_part(weight, int(options["rank"]))
+        weight = weight - up @ down
+        parts = (
+            _stored(module, f"{place.target}_down", down, node),
+            _stored(module, f"{place.target}_up", up, node),
+        )
+    _replace(module, str(place.target), weight)
+    new = insert_call(
+        module.graph, gated_layer, (x, gate, norm, place, bias, parts),
+        {"keep": count, "threshold": options["threshold"], "rows": options["rows"]},
+        before=node, label=label,
+    )  # fmt: skip
+    for other in meta.labels(node):
+        meta.add_label(new, other)
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+
+
+def gated_layer(
+    x: Tensor,
+    gate: Tensor | None,
+    norm: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    low_rank: tuple[Tensor, Tensor] | None,
+    *,
+    keep: int,
+    threshold: float | None,
+    rows: int,
+) -> Tensor:
+    """A layer [..., n_out] that reads the inputs x [..., n_in] of the largest score.
+
+    Args:
+        x: [..., n_in].
+        gate: [..., n_in], scores in place of those of x.
+        norm: [n_in] or None, see `input_score`.
+        weight: [n_in, n_out], input-major.
+        bias: [n_out] or None.
+        low_rank: [r, n_in] and [n_out, r], a dense part beside it.
+        keep: Inputs that are read.
+        threshold: See `gated_linear`.
+        rows: See `gated_linear`.
+    """
+    score = input_score(x, norm) if gate is None else input_score(gate, None)
+    found = gated_linear(x, score, weight, keep, threshold, rows)
+    if low_rank is not None:
+        down, up = low_rank
+        found = found + nn.functional.linear(nn.functional.linear(x, down), up)
+    return found if bias is None else found + bias
+
+
+def _activated_gate(node: Node) -> Node | None:
+    """The activated gate whose product with `up` a down projection reads, None without one."""
+    product = node.args[0]
+    if not isinstance(product, Node) or product.target is not torch.ops.aten.mul.Tensor:
+        return None
+    sides = [a for a in product.args if isinstance(a, Node)]
+    active = [s for s in sides if not any(label.endswith(":up") for label in meta.labels(s))]
+    return active[0] if len(sides) == 2 and len(active) == 1 else None
+
+
+def _tensor(module: GraphModule, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    found: Tensor = getattr(module.get_submodule(owner), leaf)
+    return found.detach()
+
+
+def _replace(module: GraphModule, name: str, weight: Tensor) -> None:
+    """Stores a weight [n_out, n_in] input-major under the name it had."""
+    owner, _, leaf = name.rpartition(".")
+    place = module.get_submodule(owner)
+    made = nn.Parameter(weight.t().contiguous(), requires_grad=False)
+    delattr(place, leaf)
+    place.register_parameter(leaf, made)
+
+
+def _stored(module: GraphModule, name: str, value: Tensor, before: Node) -> Node:
+    """A node that reads a new tensor of the module."""
+    owner, _, leaf = name.rpartition(".")
+    module.get_submodule(owner).register_buffer(leaf, value.contiguous())
+    with module.graph.inserting_before(before):
+        return module.graph.get_attr(name)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import prunepass
+from prunepass.errors import PrunepassError
+from prunepass.kernels.native import compile_library, dense_product, has_native
+from prunepass.kernels.sparse_linear import bagged, gated_linear
+from prunepass.rules.weight_aware import (
+    column_norm,
+    input_score,
+    masked_linear,
+    threshold_mask,
+    threshold_of,
+    top_mask,
+)
+
+SIZES = [(40, 96), (64, 1200), (7, 5), (513, 1025)]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+
+def drawn(inputs: int, outputs: int, dtype: torch.dtype, rows: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(inputs)
+    weight = torch.randn(outputs, inputs, generator=generator).to(dtype)
+    return weight, torch.randn(rows, inputs, generator=generator).to(dtype)
+
+
+def assert_near(found: Tensor, right: Tensor) -> None:
+    gap = (found.double() - right.double()).abs().max() / right.double().abs().max()
+    assert float(gap) < TOLERANCE[found.dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_equals_mask_and_dense_product(inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    weight, x = drawn(inputs, outputs, dtype)
+    norm = column_norm(weight)
+    count = max(1, inputs // 3)
+    found = prunepass.sparse_linear(x, weight.t().contiguous(), norm, count)
+    mask = top_mask(input_score(x, norm), count)
+    assert_near(found, masked_linear(x.double(), weight.double(), None, mask))
+    assert found.dtype is dtype
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_keeping_everything_is_bit_identical(dtype: torch.dtype) -> None:
+    weight, x = drawn(64, 48, dtype)
+    stored = weight.t().contiguous()
+    for keep in (1.0, 64):
+        assert torch.equal(prunepass.sparse_linear(x, stored, None, keep), x @ stored)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_more_rows_than_pay_are_dense(dtype: torch.dtype) -> None:
+    weight, x = drawn(96, 640, dtype, rows=5)
+    found = prunepass.sparse_linear(x.reshape(5, 1, -1), weight.t().contiguous(), None, 0.5)
+    assert found.shape == (5, 1, 640)
+    assert_near(found.reshape(5, -1), x.double() @ weight.double().t())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_each_row_has_inputs_of_its_own(dtype: torch.dtype) -> None:
+    weight, x = drawn(33, 70, dtype, rows=4)
+    found = gated_linear(x, x.abs(), weight.t().contiguous(), 11, None, 4)
+    right = masked_linear(x.double(), weight.double(), None, top_mask(x.abs(), 11))
+    assert_near(found, right)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_threshold_keeps_what_lies_above(dtype: torch.dtype) -> None:
+    weight, x = drawn(128, 96, dtype, rows=2)
+    limit = threshold_of(x.abs().double(), 0.4)
+    found = gated_linear(x, x.abs(), weight.t().contiguous(), 1, limit, 2)
+    right = masked_linear(x.double(), weight.double(), None, threshold_mask(x.abs(), limit))
+    assert_near(found, right)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.8])
+def test_embedding_bags_say_the_same_as_the_compiled_kernel(threshold: float | None) -> None:
+    weight, x = drawn(200, 256, torch.float32, rows=3)
+    stored = weight.t().contiguous()
+    bags = bagged(x, x.abs(), stored, 90, threshold)
+    assert_near(bags, gated_linear(x, x.abs(), stored, 90, threshold, 3))
+
+
+def test_equal_scores_keep_lower_indices() -> None:
+    if not has_native(torch.float32):
+        pytest.skip("no C++ compiler: embedding bags take either of two equal scores")
+    x = torch.tensor([[1.0, -1.0, 1.0, -1.0, 2.0]])
+    found = gated_linear(x, x.abs(), torch.eye(5), 3, None, 1)
+    assert found.tolist() == [[1.0, -1.0, 0.0, 0.0, 2.0]]
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.5, 0, 65, 0.001, True, -3])
+def test_refuses_to_keep_less_than_one_or_more_than_all(keep: float) -> None:
+    weight, x = drawn(64, 48, torch.float32)
+    with pytest.raises(PrunepassError, match="between 1 and 64 inputs") as caught:
+        prunepass.sparse_linear(x, weight.t().contiguous(), None, keep)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_operator_is_registered_as_torch_wants_it() -> None:
+    weight, x = drawn(40, 96, torch.float32)
+    arguments = (x, x.abs(), weight.t().contiguous(), 10, -1.0, 1)
+    torch.library.opcheck(
+        torch.ops.prunepass.gated_linear.default, arguments,
+        test_utils=("test_schema", "test_faketensor"),
+    )  # fmt: skip
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    weight, x = drawn(64, 3000, torch.float32)
+    stored, threads = weight.t().contiguous(), torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(gated_linear(x, x.abs(), stored, 20, None, 1))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("rows", [2, 70])
+def test_dense_product_of_bfloat16(rows: int) -> None:
+    weight, x = drawn(130, 700, torch.bfloat16, rows=rows)
+    assert_near(dense_product(x, weight.t().contiguous()), x.double() @ weight.double().t())
+
+
+def test_no_compiler_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OSError, match="no C\\+\\+ compiler"):
+        compile_library(tmp_path / "a.cpp", tmp_path / "a.so")
+
+
+def test_source_that_does_not_compile_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "a.cpp"
+    source.write_text("int a(")
+    with pytest.raises(OSError, match="error"):
+        compile_library(source, tmp_path / "made" / "a.so")
+    assert list((tmp_path / "made").iterdir()) == []

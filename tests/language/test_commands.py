@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prunepass.__main__ import main
+from tests.tiny_decoders import decoder, texts
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("hf") / "llama"
+    decoder("llama").save_pretrained(place)
+    return place
+
+
+def test_compile_bench_and_generate(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text("\n".join(map(json.dumps, texts(3))))
+    bundle = str(tmp_path / "bundle")
+    made = ["compile", f"hf/{folder}", "--method", "wina", "--keep", "0.5", "--backend", "eager",
+            "--smallest", "0", "--texts", str(lines), "-o", bundle]  # fmt: skip
+    assert main(made) == 0
+    told = capsys.readouterr().out
+    assert "14 read fewer inputs, 0 stay dense" in told
+    assert "allocation        greedy" in told
+    assert main(["bench", bundle, "--batch", "1", "--runs", "3"]) == 0
+    assert "speed-up" in capsys.readouterr().out
+    assert main(["generate", bundle, "--tokens", "5,6,7", "--max-new-tokens", "3"]) == 0
+    assert all(part.isdecimal() for part in capsys.readouterr().out.strip().split(","))
+    assert main(made) == 2  # it is there already
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--keep", "0.5"], 1, "--smallest 0"),
+        ([], 2, "neither --keep nor --plan"),
+        (["--keep", "half"], 2, "is no share"),
+        (["--keep", "0.5", "--flops", "0.5"], 2, "is a language model"),
+        (["--keep", "0.5", "--batch", "4"], 2, "any batch is taken"),
+        (["--keep", "2", "--smallest", "0"], 1, "fraction in (0, 1]"),
+        (["--keep", "0.001", "--smallest", "0"], 1, "between 1 and 32 inputs"),
+        (["--keep", "0.5", "--method", "tome"], 2, "no method of sparse activation"),
+        (["--keep", "0.5", "--dtype", "int4"], 2, "no dtype called"),
+        (["--keep", "0.5", "--texts", "nowhere.jsonl"], 1, "cannot read texts"),
+    ],
+)
+def test_wrong_words_are_answered_in_three_lines(
+    words: list[str], code: int, told: str, folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = str(tmp_path / "b")
+    command = ["compile", f"hf/{folder}", "--backend", "eager", "-o", out, *words]
+    assert main(command) == code
+    error = capsys.readouterr().err.strip()
+    assert told in error
+    assert len(error.splitlines()) <= 3
+    assert not Path(out).exists()
+
+
+def test_texts_of_words_need_a_tokenizer(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("once upon a time\n")
+    command = ["compile", f"hf/{folder}", "--keep", "0.5", "--texts", str(path), "-o",
+               str(tmp_path / "b")]  # fmt: skip
+    assert main(command) == 2
+    assert "no list of token numbers" in capsys.readouterr().err
+
+
+def test_quantised_weights_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    command = ["compile", f"hf/{tmp_path}", "--weights", "random", "--keep", "0.5", "-o",
+               str(tmp_path / "b")]  # fmt: skip
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "quantised weights" in error
+    assert "gptq" in error
+
+
+def test_pictures_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compile", "timm/vit_tiny_patch16_224", "--weights", "random", "--texts", "a", "-o",
+             str(tmp_path / "b")]  # fmt: skip
+    assert main(words) == 2
+    assert "--texts" in capsys.readouterr().err
+
+
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    told = capsys.readouterr().out
+    assert "of language models:" in told
+    assert main(["methods", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [m["name"] for m in data["input_methods"]] == ["wina", "teal", "cats", "r-sparse"]
