@@ -152,7 +152,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert all(name in text for name in [*METHODS, DOWNSAMPLE])
     assert all(name in text for name in IMAGE_METHODS)
-    assert text.count("(default)") == 2  # one for pictures, one for pictures and text
+    assert text.count("(default)") == 3  # of pictures, of pictures and text, of text alone
     assert run("methods", "--json") == 0
     data = one_object(capsys.readouterr().out)
     assert [m["name"] for m in data["methods"]] == list(METHODS)
