@@ -67,6 +67,12 @@ def ask(
     unread = _unread(sites)
     if unread is not None:
         usable = [s for s in usable if s.block < sites[unread].block]
+    if chosen.rule == "cls-attention" and sites.prefix_tokens == 0:
+        raise UnsupportedGraph(
+            f"this model has no class token in front, which {method_name!r} goes by",
+            found="0 prefix tokens",
+            fix="page-rank or received-attention, which need none",
+        )
     if not usable:
         raise UnsupportedGraph(
             f"this model has no site where {method_name!r} can reduce tokens",

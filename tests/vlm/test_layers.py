@@ -63,10 +63,10 @@ def test_generate_says_what_the_eager_model_without_the_layers_says(
     gone: tuple[int, ...], llava: Any
 ) -> None:
     bundle = in_memory(llava, method="none", without=[f"block[{i}]" for i in gone])
-    assert len(bundle.manifest.dropped) == LAYERS - len(gone)
+    assert len(bundle.manifest.shares) == LAYERS - len(gone)
     assert bundle.manifest.without == tuple(f"block[{i}]" for i in gone)
     model = eager_without(llava, gone)
-    tokens = bundle.manifest.layout.expanded(prompt(0), 1)
+    tokens = bundle.manifest.layout().expanded(prompt(0), 1)
     ids = torch.tensor([tokens])
     told = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels(0),
@@ -81,14 +81,14 @@ def test_together_with_pruned_image_tokens(llava: Any) -> None:
     )
     talk = bundle.begin([pixels(1)], [prompt(1)], room=4)
     whole = len(prompt(1)) - 1 + IMAGE_TOKENS
-    assert bundle.manifest.dropped == (0, 4, 8, 8)
+    assert bundle.manifest.dropped() == (0, 4, 8, 8)
     assert talk.cache.lengths == [whole, whole - 4, whole - 8, whole - 8]
     assert len(bundle.generate(pixels(1), prompt(1), max_new_tokens=9).tokens) == 9
 
 
 def test_branches_alone(llava: Any) -> None:
     bundle = in_memory(llava, method="none", without=["block[1].mlp", "block[3].attention"])
-    assert len(bundle.manifest.dropped) == LAYERS - 1
+    assert len(bundle.manifest.shares) == LAYERS - 1
     assert len(bundle.generate(pixels(2), prompt(2), max_new_tokens=5).tokens) == 5
 
 

@@ -54,10 +54,11 @@ def test_of_pictures_of_any_size_it_reads_back_whole(tmp_path: Path) -> None:
         whole.left()
 
 
-def test_bundles_of_before_layers_could_be_dropped_are_read(tmp_path: Path) -> None:
-    assert read_vlm_manifest(write(tmp_path, without=...)).without == ()
-    with pytest.raises(ModelError, match="is damaged"):
-        read_vlm_manifest(write(tmp_path, without=[3]))
+def test_dropped_layers_are_named(tmp_path: Path) -> None:
+    assert read_vlm_manifest(write(tmp_path, without=["block[3]"])).without == ("block[3]",)
+    for wrong in (..., [3]):
+        with pytest.raises(ModelError, match="is damaged"):
+            read_vlm_manifest(write(tmp_path, without=wrong))
 
 
 @pytest.mark.parametrize(
