@@ -56,6 +56,7 @@ def inspect(words: Namespace, *, say: Say) -> dict[str, Any]:
         f"{words.model}: {macs(program) / 1e9:.3f} GMAC an example, "
         f"{sum(p.numel() for p in program.parameters()) / 1e6:.1f} M parameters, "
         f"{len(sites)} sites, {sites.prefix_tokens} prefix tokens"
+        + (f", {len(sites.fixed_tokens)} more that always stay" if sites.fixed_tokens else "")
     )
     if not len(sites):
         say(
@@ -67,6 +68,7 @@ def inspect(words: Namespace, *, say: Say) -> dict[str, Any]:
             "model": words.model,
             "macs": macs(program),
             "prefix_tokens": sites.prefix_tokens,
+            "fixed_tokens": list(sites.fixed_tokens),
             "fingerprint": sites.fingerprint,
             "sites": [asdict(site) for site in sites],
         }

@@ -77,8 +77,7 @@ def ask(
         raise UnsupportedGraph(
             f"this model has no site where {method_name!r} can reduce tokens",
             found=_why_not(sites, chosen, needs),
-            fix=f"smaller pictures (--method {DOWNSAMPLE}), which every model supports that takes "
-            "them; `prunepass inspect MODEL` lists each site with its reason",
+            fix=_instead(everywhere),
         )
     # All blocks count, also the last, where only prefix tokens may be read.
     depth = 1 + max(s.block for s in everywhere)
@@ -108,6 +107,16 @@ def ask(
         sites=tuple(usable),
         exponent=exponent,
         unread=unread,
+    )
+
+
+def _instead(everywhere: Sequence[Site]) -> str:
+    """What to try on a model that a method does not fit."""
+    if any("scan_output" in site.roles for site in everywhere):
+        return "--method ssm-align, which scores tokens by what comes out of a scan"
+    return (
+        f"smaller pictures (--method {DOWNSAMPLE}), which every model supports that takes them; "
+        "`prunepass inspect MODEL` lists each site with its reason"
     )
 
 

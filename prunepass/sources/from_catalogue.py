@@ -50,7 +50,7 @@ def load_catalogue(
         raise
     except Exception as error:
         if file is None and weights == "pretrained":
-            raise no_pretrained(name, f"{type(error).__name__}: {str(error)[:200]}") from error
+            raise no_pretrained(name, str(error).splitlines()[0][:200]) from error
         raise ModelError(
             f"cannot build prunepass/{name}",
             found=f"{type(error).__name__}: {str(error)[:200]}",

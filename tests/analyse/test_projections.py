@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
-from torch.export import ExportedProgram
 
 from prunepass.analyse.projections import block_of, label_projections, projections, role_of
 from prunepass.analyse.rms_norm import rms_norm_before
+from prunepass.capture import capture
 from prunepass.errors import UnsupportedGraph
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
 from tests.tiny_decoders import SOME
 from tests.tiny_decoders import captured as decoder_program
+from tests.tiny_models import images, tiny
 
 SEVEN = ["attention.q", "attention.k", "attention.v", "attention.o", "mlp.gate", "mlp.up",
          "mlp.down"]  # fmt: skip
@@ -37,10 +36,8 @@ def test_every_layer_of_a_decoder_is_found_by_what_it_is_for(family: str) -> Non
         assert f".{block_of(site)}." in path
 
 
-def test_a_vision_transformer_has_its_layers_found_too(
-    captured: Callable[..., ExportedProgram],
-) -> None:
-    program = label_projections(captured("class"))
+def test_a_vision_transformer_has_its_layers_found_too() -> None:
+    program = label_projections(capture(tiny("class"), (images(2),)))
     roles = {role_of(site) for site in projections(program.graph)}
     assert {"qkv", "o", "up", "down"} <= roles
 

@@ -128,7 +128,7 @@ def test_a_picture_that_cannot_be_read(
 def test_options_of_the_other_kind_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["compile", "prunepass/tiny_vit_patch8_96", "--keep", "0.5", "-o", str(tmp_path / "b")]
+    words = ["compile", "prunepass/tiny_vit_patch8_96", "--after", "2", "-o", str(tmp_path / "b")]
     assert main(words) == 2
     assert "model of pictures alone" in capsys.readouterr().err
 
