@@ -34,6 +34,9 @@ class LoadedLanguage:
     weights: str
 
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
 def is_language(spec: str) -> bool:
     """Whether a word names a model that goes on with text.
 
@@ -89,8 +92,12 @@ def load_language(
         state, label = read_state(folder, name, weights, file)
         model = build_model(model_class, config, state, label, name).to(kind).eval()
         tokenizer = None
-        with contextlib.suppress(Exception):  # a folder may hold no tokenizer, or half of one
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Without any such file transformers makes a tokenizer that knows no words.
+        if any((Path(folder) / name).is_file() for name in _TOKENIZERS):
+            with contextlib.suppress(Exception):  # a folder may hold half of one
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True
+                )
     return LoadedLanguage(spec=spec, module=model, tokenizer=tokenizer, weights=label)
 
 

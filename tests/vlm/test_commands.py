@@ -67,6 +67,7 @@ def test_a_bundle_answers(bundle: Path, picture: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.strip() == found["text"].strip()
 
 
+@pytest.mark.slow
 def test_a_smaller_picture_is_a_method(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

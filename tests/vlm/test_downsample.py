@@ -78,6 +78,7 @@ def test_llava_says_what_it_says_to_a_smaller_picture(tmp_path: Path) -> None:
     assert talk.cache.lengths == [ids.shape[1]] * 4
 
 
+@pytest.mark.slow
 def test_qwen_says_what_it_says_to_a_smaller_picture() -> None:
     model, family = qwen2_vl(), FAMILIES["qwen2-vl"]
     programs, manifest = rewrite(model, method="downsample", keep=(0.5,), image_size=(32, 48))

@@ -92,7 +92,14 @@ def masked_logits(model: Any, inputs: dict[str, Tensor], kept: list[Tensor]) -> 
     return logits
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+LIKE_OTHERS = ("llava-onevision", "qwen2-vl", "smolvlm", "idefics3", "internvl", "mistral3")
+"""Families whose parts are those of one that is tested by default."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in LIKE_OTHERS else ()) for n in FAMILIES],
+)
 def test_answers_are_those_of_transformers(name: str) -> None:
     model, family, bundle = rewritten(name, method="none")
     assert bundle.manifest.sees == SEES.get(name, "causal")

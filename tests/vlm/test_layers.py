@@ -86,6 +86,7 @@ def test_together_with_pruned_image_tokens(llava: Any) -> None:
     assert len(bundle.generate(pixels(1), prompt(1), max_new_tokens=9).tokens) == 9
 
 
+@pytest.mark.slow
 def test_branches_alone(llava: Any) -> None:
     bundle = in_memory(llava, method="none", without=["block[1].mlp", "block[3].attention"])
     assert len(bundle.manifest.shares) == LAYERS - 1
