@@ -32,8 +32,7 @@ def slopes(subject: Subject, batch: Batch, index: int) -> Sums:
 def gradients(subject: Subject, batch: Batch, index: int) -> Sums:
     """|gradient| of the loss for each matrix, by backpropagation."""
     labels = targets(subject.module, batch)
-    # Not only parameters: a program that was taken apart holds its weights as plain tensors.
-    names = [n for n in subject.matrices if subject.weights[n].is_leaf]
+    names = [n for n in subject.matrices if isinstance(subject.weights[n], torch.nn.Parameter)]
     weights = [subject.weights[name] for name in names]
     wanted = [weight.requires_grad for weight in weights]
     try:
