@@ -23,11 +23,13 @@ def _shaken(model: Any, seed: int) -> Any:
             parameter.data.normal_(0, 0.2, generator=generator)
         if "dt_proj" in name and name.endswith("bias"):
             parameter.data.uniform_(-2, -1, generator=generator)  # steps of 0.1 to 0.3
+        elif name.endswith("bias"):
+            parameter.data.normal_(0, 0.2, generator=generator)
     return model.double().eval()
 
 
 def small_vim() -> Any:
-    """20 patches in no square number of anything else: 5 x 5 of 8 pixels, 26 tokens."""
+    """26 tokens: 5 x 5 patches of 8 pixels and the class token behind the twelfth."""
     return _shaken(Vim(image_size=40, patch=8, channels=12, depth=3, states=5, classes=7), 1)
 
 
