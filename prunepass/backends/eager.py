@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-import prunepass.kernels.sparse_linear  # noqa: F401  (operators a package may call)
+import prunepass.kernels.sparse_linear
+import prunepass.ops.selective_scan
+import prunepass.ops.token_places  # noqa: F401
 from prunepass.errors import BackendError
 
 _FILE = "model.pt2"

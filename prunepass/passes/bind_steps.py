@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
-from prunepass.analyse.scan import Order, step_bias, token_orders
+from prunepass.analyse.scan import Order, token_orders
 from prunepass.analyse.sites import (
     fixed_tokens,
     labelled,
@@ -20,10 +20,9 @@ from prunepass.analyse.token_trace import TokenTrace, trace_tokens
 from prunepass.errors import PlanError, UnsupportedGraph, nearest
 from prunepass.graph import meta
 from prunepass.ops.selective_scan import SCAN
-from prunepass.ops.token_places import GRID, LINE
-from prunepass.plan import Plain, Step
-from prunepass.rules.table import PLACE_OPTIONS, UNREAD, check_options, rule
-from prunepass.rules.token_gaps import ALIGNMENTS, CONVOLUTIONS
+from prunepass.passes.places import Places, check_places, places_of
+from prunepass.plan import Step
+from prunepass.rules.table import UNREAD, check_options, rule
 
 
 @dataclass(frozen=True)
@@ -41,42 +40,6 @@ class Cut:
     node: Node
     before: int
     after: int
-
-
-@dataclass(frozen=True)
-class Places:
-    """What is done where tokens are scanned and some are missing; options of any step.
-
-    Attributes:
-        alignment: `decay0`: states decay as if a token of zeros stood where one is missing;
-            `decay`: as far as the missing ones stepped, on average, where they were dropped;
-            `hold`: as if there was nothing between two tokens.
-        convolution: `compact`: convolutions along the line take the tokens that are left for
-            neighbours; `scatter`: they see zeros in the gaps.
-        restore: Site behind which all tokens are back, those that went as they last were; for
-            models whose output has every token. None: they stay away.
-    """
-
-    alignment: str = ALIGNMENTS[0]
-    convolution: str = CONVOLUTIONS[0]
-    restore: str | None = None
-
-
-def places_of(options: Mapping[str, Plain]) -> Places:
-    """What the options of a step say of scans.
-
-    Raises:
-        PlanError: An unknown way.
-    """
-    found = {name: options[name] for name in PLACE_OPTIONS if name in options}
-    for name, known in (("alignment", ALIGNMENTS), ("convolution", CONVOLUTIONS)):
-        if name in found and found[name] not in known:
-            raise PlanError(
-                f"there is no {name} called {found[name]!r}",
-                found=repr(found[name]),
-                fix=f"one of {nearest(str(found[name]), known)}",
-            )
-    return Places(**found)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -120,7 +83,7 @@ def bind(module: GraphModule, steps: Sequence[Step]) -> Bound:
     until = _until(module, cuts, table)
     trace = _trace(module, cuts, table, prefix, fixed, until)
     orders = token_orders(module.graph)
-    places = _places(module, cuts, trace, orders)
+    places = check_places(module.graph, [cut.step for cut in cuts], trace, orders)
     narrowed = _narrowed(cuts, table, trace)
     return Bound(cuts, prefix, fixed, places, orders, table, trace, until, narrowed)
 
@@ -213,43 +176,6 @@ def _until(module: GraphModule, cuts: tuple[Cut, ...], table: dict[str, Node]) -
             fix="restore='block[i].output', the last block",
         )
     return node
-
-
-def _places(
-    module: GraphModule,
-    cuts: tuple[Cut, ...],
-    trace: TokenTrace,
-    orders: Mapping[Node, Order],
-) -> Places:
-    """What the steps say of scans, checked against those that follow.
-
-    Raises:
-        PlanError: They differ, or ask for what the scans cannot give.
-    """
-    chosen = {places_of(cut.step.options) for cut in cuts}
-    if len(chosen) > 1:
-        raise PlanError(
-            "the steps of a plan treat missing tokens in different ways",
-            found=" and ".join(sorted(str(places) for places in chosen)),
-            fix="one alignment and one convolution for all of them",
-        )
-    (places,) = chosen
-    placed = [n for n in module.graph.nodes if n.target in (SCAN, LINE, GRID) and n in trace.axes]
-    for node in placed:
-        unknown = node.target is SCAN and step_bias(node) is None
-        if unknown and places.alignment != "hold":
-            raise PlanError(
-                f"cannot tell how far a missing token steps in {meta.module_path(node)}",
-                found="the step of the scan is no softplus of a linear layer with a bias",
-                fix="alignment='hold'",
-            )
-        if node.target is GRID and node.args[0] in orders:
-            raise PlanError(
-                f"tokens are laid out on a grid out of order in {meta.module_path(node)}",
-                found="a convolution over the grid behind a change of order",
-                fix="no step in front of it",
-            )
-    return places
 
 
 def _trace(

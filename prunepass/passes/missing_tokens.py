@@ -19,7 +19,7 @@ from prunepass.graph import meta
 from prunepass.graph.splice import insert_call
 from prunepass.ops.selective_scan import SCAN
 from prunepass.ops.token_places import GRID, LINE, REORDER, grid_convolution, line_convolution
-from prunepass.passes.bind_steps import Places
+from prunepass.passes.places import Places
 from prunepass.rules.merge import gather_tokens
 from prunepass.rules.token_gaps import (
     missing,
