@@ -6,7 +6,7 @@ import copy
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -148,6 +148,27 @@ def read_folder(name: str, *, needs_weights: bool) -> Path:
 
 def _download(needs_weights: bool) -> tuple[str, ...]:
     return ("model*.safetensors",) if needs_weights else ()
+
+
+def has_class(spec: str, choose: Callable[[Any, Any], Any]) -> bool:
+    """Whether a word names a model of transformers for which there is a class.
+
+    Args:
+        spec: `hf/FOLDER-or-ID`; any other word does not.
+        choose: (transformers, config) -> a class, or None.
+
+    Raises:
+        ModelError: It names a folder of transformers that cannot be read.
+    """
+    if not spec.startswith("hf/"):
+        return False
+    try:
+        import transformers
+    except ImportError:
+        return False
+    folder = read_folder(spec.removeprefix("hf/"), needs_weights=False)
+    with silent(transformers):
+        return choose(transformers, read_config(transformers, folder)) is not None
 
 
 def read_config(transformers: Any, folder: Path) -> Any:

@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from prunepass.errors import ModelError, UsageError, looked_up
-from prunepass.sources.from_transformers import read_config, read_folder, read_state, silent
+from prunepass.sources.from_transformers import (
+    has_class,
+    read_config,
+    read_folder,
+    read_state,
+    silent,
+)
 from prunepass.sources.transformers_build import build_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,15 +49,7 @@ def is_language(spec: str) -> bool:
     Raises:
         ModelError: It names a folder of transformers that cannot be read.
     """
-    if not spec.startswith("hf/"):
-        return False
-    try:
-        import transformers
-    except ImportError:
-        return False
-    folder = read_folder(spec.removeprefix("hf/"), needs_weights=False)
-    with silent(transformers):
-        return _model_class(transformers, read_config(transformers, folder)) is not None
+    return has_class(spec, _model_class)
 
 
 def load_language(

@@ -10,7 +10,13 @@ from typing import Any
 from torch import nn
 
 from prunepass.errors import ModelError, UsageError
-from prunepass.sources.from_transformers import read_config, read_folder, read_state, silent
+from prunepass.sources.from_transformers import (
+    has_class,
+    read_config,
+    read_folder,
+    read_state,
+    silent,
+)
 from prunepass.sources.transformers_build import build_model
 
 TINY_LLAVA = "prunepass/tiny_llava"
@@ -41,17 +47,7 @@ def is_vision_language(spec: str) -> bool:
     Raises:
         ModelError: It names a folder of transformers that cannot be read.
     """
-    if spec == TINY_LLAVA:
-        return True
-    if not spec.startswith("hf/"):
-        return False
-    try:
-        import transformers
-    except ImportError:
-        return False
-    folder = read_folder(spec.removeprefix("hf/"), needs_weights=False)
-    with silent(transformers):
-        return _model_class(transformers, read_config(transformers, folder)) is not None
+    return spec == TINY_LLAVA or has_class(spec, _model_class)
 
 
 def load_vision_language(spec: str, *, weights: str = "pretrained") -> LoadedVlm:
