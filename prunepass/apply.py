@@ -7,7 +7,7 @@ from torch.export import ExportedProgram
 from prunepass.analyse.sites import fingerprint
 from prunepass.errors import PlanError
 from prunepass.passes.table import PASSES
-from prunepass.plan import Plan
+from prunepass.plans import Plan
 from prunepass.records import PassRecord
 
 

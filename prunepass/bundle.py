@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from prunepass.errors import ModelError, PrunepassError, UsageError
-from prunepass.plan import Plan
+from prunepass.plans import Plan
 
 SCHEMA = 1
 _LITTLE = 1 << 20

@@ -19,12 +19,12 @@ from prunepass.apply import apply_with_records
 from prunepass.backends.protocol import Backend, Engine
 from prunepass.backends.table import backend as find_backend
 from prunepass.bundle import Manifest, check_free, read_manifest, write_text, writing, written
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.errors import BackendError, UsageError
 from prunepass.measure.environment import environment
-from prunepass.plan import Action, Plain, Plan
 from prunepass.planners.budget import plan as make_plan
 from prunepass.planners.methods import DEFAULT
+from prunepass.plans import Action, Plain, Plan
 from prunepass.records import PassRecord
 from prunepass.report import Report
 from prunepass.specialise import specialise

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.compiler import Clock, Compiled, assemble, available
 from prunepass.errors import PlanError
-from prunepass.plan import Plan, check_keep
 from prunepass.planners.methods import DOWNSAMPLE
+from prunepass.plans import Plan, check_keep
 from prunepass.sources.model import LoadedModel
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.export import ExportedProgram
 
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.passes.reduce_tokens import reduce_tokens
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.records import PassRecord
 from tests.tiny_models import images, tiny
 

@@ -11,7 +11,7 @@ from torch.fx.graph import CodeGen
 
 from prunepass.graph import meta
 from prunepass.passes.reduce_tokens import draft
-from prunepass.plan import Step
+from prunepass.plans import Step
 
 
 def with_kept(program: ExportedProgram, steps: Sequence[Step]) -> GraphModule:

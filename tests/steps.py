@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunepass.plan import Step
+from prunepass.plans import Step
 
 
 def step(site: str, rule: str, keep: float, action: str = "drop", **options: object) -> Step:

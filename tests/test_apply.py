@@ -9,7 +9,7 @@ from prunepass.analyse.sites import sites
 from prunepass.apply import apply_plan, apply_with_records
 from prunepass.errors import PlanError
 from prunepass.graph.text import text
-from prunepass.plan import Plan, Step
+from prunepass.plans import Plan, Step
 from tests.conftest import Captured, Reduced
 from tests.steps import step
 from tests.tiny_models import images

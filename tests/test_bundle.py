@@ -24,7 +24,7 @@ from prunepass.bundle import (
     written,
 )
 from prunepass.errors import BackendError, ModelError, PlanError, UsageError
-from prunepass.plan import Plan
+from prunepass.plans import Plan
 from tests.conftest import Captured
 from tests.steps import step
 

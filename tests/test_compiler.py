@@ -21,7 +21,7 @@ from prunepass.backends.protocol import Backend, Engine
 from prunepass.bundle import read_manifest, read_plan
 from prunepass.compiler import Clock, Compiled, assemble, available, check_batch, load_engines
 from prunepass.errors import BackendError, ModelError, PlanError, UsageError
-from prunepass.plan import Plan
+from prunepass.plans import Plan
 from tests.conftest import Captured
 from tests.tiny_models import images, tiny
 

@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 
 from prunepass.analyse.sites import sites
 from prunepass.apply import apply_plan
-from prunepass.capture import capture
-from prunepass.plan import Plan, Step
+from prunepass.capturing import capture
+from prunepass.plans import Plan, Step
 
 
 def _shaken(model: Any, seed: int) -> Any:

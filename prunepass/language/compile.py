@@ -20,9 +20,9 @@ from prunepass.language.generate import LanguageBundle, load
 from prunepass.language.manifest import ENGINES, LanguageManifest
 from prunepass.language.programs import capture
 from prunepass.language.record import as_json
-from prunepass.plan import Plan, check_keep
 from prunepass.planners.input_shares import step_inputs
 from prunepass.planners.sparsity import plan_inputs
+from prunepass.plans import Plan, check_keep
 from prunepass.vlm.text import FILE as TOKENIZER
 from prunepass.vlm.verify import difference, runner
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from prunepass.measure.environment import environment
-from prunepass.plan import Plan
+from prunepass.plans import Plan
 from prunepass.records import PassRecord
 
 

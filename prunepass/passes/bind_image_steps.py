@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from prunepass.errors import PlanError, nearest
 from prunepass.passes.sequence_stages import POSITIONS
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.rules.image_table import image_rule
 
 PROMPT = ("inputs_embeds", "position_ids", "image_positions", "asking_positions", "asking_votes")

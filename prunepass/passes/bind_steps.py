@@ -21,7 +21,7 @@ from prunepass.errors import PlanError, UnsupportedGraph, nearest
 from prunepass.graph import meta
 from prunepass.ops.selective_scan import SCAN
 from prunepass.passes.places import Places, check_places, places_of
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.rules.table import UNREAD, check_options, rule
 
 

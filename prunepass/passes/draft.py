@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from prunepass.errors import PlanError
 from prunepass.graph.edit import open_module
 from prunepass.passes import drop_layers, reduce_tokens
-from prunepass.plan import Step
+from prunepass.plans import Step
 
 
 def draft(program: ExportedProgram, steps: Sequence[Step]) -> GraphModule:

@@ -12,7 +12,7 @@ from prunepass.analyse.blocks import Block, Branch, find_blocks
 from prunepass.errors import PlanError, UnsupportedGraph, nearest
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module, seal
-from prunepass.plan import RESIDUAL, Step
+from prunepass.plans import RESIDUAL, Step
 from prunepass.records import PassRecord
 
 Part = Block | Branch

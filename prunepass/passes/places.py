@@ -13,7 +13,7 @@ from prunepass.errors import PlanError, nearest
 from prunepass.graph import meta
 from prunepass.ops.selective_scan import SCAN
 from prunepass.ops.token_places import GRID, LINE
-from prunepass.plan import Plain, Step
+from prunepass.plans import Plain, Step
 from prunepass.rules.table import PLACE_OPTIONS
 from prunepass.rules.token_gaps import ALIGNMENTS, CONVOLUTIONS
 

@@ -29,7 +29,7 @@ from prunepass.passes.bind_image_steps import (
     shared_options,
 )
 from prunepass.passes.sequence_stages import Lift, Stage
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.records import PassRecord
 from prunepass.rules.image_table import choose_image_tokens, image_rule
 from prunepass.rules.image_tokens import (

@@ -27,7 +27,7 @@ from prunepass.graph.splice import insert_call
 from prunepass.passes.bind_steps import Cut, bind
 from prunepass.passes.missing_tokens import MissingTokens
 from prunepass.passes.token_sizes import bias_attention, weigh_mean
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.records import PassRecord
 from prunepass.rules.attention import attention_with_probabilities
 from prunepass.rules.live_in import compose, gather_live_in

@@ -26,7 +26,7 @@ from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module, seal
 from prunepass.graph.simplify import drop_casts
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.records import PassRecord
 
 RULE = "orthogonal-columns"

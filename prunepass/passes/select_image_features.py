@@ -14,7 +14,7 @@ from prunepass.errors import PlanError, UnsupportedGraph, nearest
 from prunepass.graph import meta
 from prunepass.graph.edit import dynamic_shapes, open_module, seal_with
 from prunepass.graph.splice import insert_call
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.records import PassRecord
 from prunepass.rules.attention import attention_with_probabilities
 from prunepass.rules.diversity import diverse_tokens

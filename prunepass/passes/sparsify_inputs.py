@@ -21,7 +21,7 @@ from prunepass.graph import meta
 from prunepass.graph.edit import open_module, seal
 from prunepass.graph.splice import insert_call
 from prunepass.kernels.sparse_linear import checked_count, gated_linear
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.records import PassRecord
 from prunepass.rules.input_table import input_rule
 from prunepass.rules.low_rank import low_rank_part

@@ -13,7 +13,7 @@ from prunepass.passes.reduce_tokens import reduce_tokens
 from prunepass.passes.rotate_inputs import rotate_inputs
 from prunepass.passes.select_image_features import select_image_features
 from prunepass.passes.sparsify_inputs import sparsify_inputs
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.records import PassRecord
 
 Pass = Callable[[ExportedProgram, Sequence[Step]], tuple[ExportedProgram, PassRecord]]

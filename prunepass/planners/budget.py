@@ -10,7 +10,6 @@ from torch.export import ExportedProgram
 
 from prunepass.analyse.sites import sites as find_sites
 from prunepass.errors import PlanError, UsageError
-from prunepass.plan import Action, Plain, Plan, Step, check_keep
 from prunepass.planners.cost import Reduction, Subject, TokenCost
 from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.methods import DEFAULT
@@ -25,6 +24,7 @@ from prunepass.planners.request import (
     unread_step,
 )
 from prunepass.planners.sparsity import plan_inputs
+from prunepass.plans import Action, Plain, Plan, Step, check_keep
 from prunepass.records import Sites
 from prunepass.rules.table import UNREAD
 

@@ -20,7 +20,7 @@ from prunepass.analyse.token_trace import trace_tokens
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
 from prunepass.ops.token_places import GRID
-from prunepass.plan import Action
+from prunepass.plans import Action
 from prunepass.records import Sites
 from prunepass.rules.merge import merge_tokens
 from prunepass.rules.table import rule, select

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from prunepass.errors import PlanError, UsageError, looked_up, nearest
-from prunepass.plan import Plain, Step, check_keep
+from prunepass.plans import Plain, Step, check_keep
 
 PLANS: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {"high": (0.875, 0.625, 0.125), "low": (0.625, 0.1875, 0.0625)}

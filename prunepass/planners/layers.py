@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunepass.errors import PlanError
-from prunepass.plan import Step
+from prunepass.plans import Step
 
 PROTECTED = (1, 1)
 """First and last blocks that no count takes; a name does."""

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from prunepass.errors import UsageError, nearest
-from prunepass.plan import Action, Plain
+from prunepass.plans import Action, Plain
 
 DEFAULT = "weighted-merge"
 

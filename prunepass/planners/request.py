@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prunepass.errors import PlanError, UnsupportedGraph
-from prunepass.plan import Action, Plain, Step, check_keep
 from prunepass.planners.methods import (
     DOWNSAMPLE,
     EVIT,
@@ -23,6 +22,7 @@ from prunepass.planners.schedule import (
     depth_counts,
     stage_counts,
 )
+from prunepass.plans import Action, Plain, Step, check_keep
 from prunepass.records import Site, Sites
 from prunepass.rules.table import UNREAD, rule
 

@@ -15,9 +15,9 @@ from prunepass.analyse.sites import fingerprint
 from prunepass.errors import UnsupportedGraph, UsageError
 from prunepass.graph import meta
 from prunepass.kernels.sparse_linear import checked_count
-from prunepass.plan import Plain, Plan, Step, check_keep
 from prunepass.planners.input_methods import INFORMED, InputMethod, input_method
 from prunepass.planners.input_shares import STEP, BlockRuns, allocate, record_blocks, thresholds
+from prunepass.plans import Plain, Plan, Step, check_keep
 from prunepass.rules.input_table import input_rule
 
 SMALLEST = 1 << 20

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from prunepass.backends.protocol import Backend
 from prunepass.backends.table import backend as find_backend
 from prunepass.errors import BackendError, PlanError, PrunepassError, UsageError
-from prunepass.plan import Plain, Plan
 from prunepass.planners.methods import DEFAULT
+from prunepass.plans import Plain, Plan
 from prunepass.search.judge import Judge
 from prunepass.search.knobs import Found, search_at
 from prunepass.search.latency import LatencyTable, latency_table, timed

@@ -20,7 +20,7 @@ from prunepass.errors import ModelError, UsageError
 from prunepass.graph.edit import open_module
 from prunepass.measure.fidelity import kl
 from prunepass.passes.draft import draft
-from prunepass.plan import Step
+from prunepass.plans import Step
 
 BATCH = 25
 FIRST = 64

@@ -19,8 +19,8 @@ from prunepass.backends.protocol import Backend, Engine
 from prunepass.errors import PrunepassError
 from prunepass.measure.environment import environment
 from prunepass.measure.timing import interleaved, speedup
-from prunepass.plan import Plan, Step
 from prunepass.planners.methods import DEFAULT
+from prunepass.plans import Plan, Step
 from prunepass.search.recipe import Recipe, Recipes
 from prunepass.specialise import specialise
 

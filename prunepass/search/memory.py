@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import Interpreter, Node
 
 from prunepass.passes.draft import draft
-from prunepass.plan import Step
+from prunepass.plans import Step
 
 
 def memory(program: ExportedProgram, steps: Sequence[Step]) -> int:

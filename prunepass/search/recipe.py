@@ -15,10 +15,10 @@ from prunepass.errors import PrunepassError
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
 from prunepass.passes import drop_layers
-from prunepass.plan import Step
 from prunepass.planners.budget import fit, priced
 from prunepass.planners.cost import TokenCost
 from prunepass.planners.request import Request, ask, unread_step
+from prunepass.plans import Step
 from prunepass.records import Sites
 
 ALMOST_ALL = 0.9999

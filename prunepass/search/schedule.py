@@ -21,11 +21,11 @@ from prunepass.errors import ModelError, PlanError
 from prunepass.graph.edit import open_module
 from prunepass.measure.fidelity import kl
 from prunepass.passes.reduce_tokens import draft
-from prunepass.plan import Action, Plan
 from prunepass.planners.budget import fit
 from prunepass.planners.methods import DEFAULT
 from prunepass.planners.request import Request, ask
 from prunepass.planners.schedule import default_exponent
+from prunepass.plans import Action, Plan
 from prunepass.records import Sites
 
 BATCH = 25

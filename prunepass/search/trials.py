@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from prunepass.errors import PrunepassError
-from prunepass.plan import Plain, Step
+from prunepass.plans import Plain, Step
 from prunepass.search.judge import FIRST, Judge, Verdict
 from prunepass.search.recipe import Cost, Recipe, Recipes, at_most
 

@@ -16,7 +16,7 @@ from prunepass.backends.protocol import Backend, Engine
 from prunepass.bundle import check_free, write_text, written
 from prunepass.compiler import AGREEMENT, Clock, available
 from prunepass.errors import BackendError
-from prunepass.plan import Plain
+from prunepass.plans import Plain
 from prunepass.vlm.generate import VlmBundle
 from prunepass.vlm.layers import chosen_layers
 from prunepass.vlm.loading import load

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunepass.errors import PlanError, UnsupportedGraph
-from prunepass.plan import Plain
+from prunepass.plans import Plain
 from prunepass.rules.precision import like, widen
 from prunepass.vlm.patches import Pictures, pictures_of
 from prunepass.vlm.split import split

@@ -17,8 +17,8 @@ from prunepass.errors import ModelError, PlanError, UsageError
 from prunepass.graph import meta
 from prunepass.importance.scores import layer_scores
 from prunepass.passes.drop_layers import drop_layers
-from prunepass.plan import Step
 from prunepass.planners.layers import lowest
+from prunepass.plans import Step
 from prunepass.sources.vision_language import load_vision_language
 from prunepass.vlm.facts import facts
 from prunepass.vlm.layout import Layout

@@ -14,7 +14,6 @@ from prunepass.passes.bind_image_steps import layer_of, share_of
 from prunepass.passes.extend_cache import extend_cache
 from prunepass.passes.prune_image_tokens import prune_image_tokens
 from prunepass.passes.select_image_features import select_image_features
-from prunepass.plan import Plain, Step
 from prunepass.planners.image_methods import (
     DOWNSAMPLE,
     NONE,
@@ -22,6 +21,7 @@ from prunepass.planners.image_methods import (
     image_steps,
     picture_share,
 )
+from prunepass.plans import Plain, Step
 from prunepass.vlm.cost import check_pays
 from prunepass.vlm.downsample import downsampled
 from prunepass.vlm.facts import Facts, facts

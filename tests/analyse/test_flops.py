@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from prunepass.analyse.flops import count, macs
 from prunepass.analyse.sites import sites
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.graph import meta
 from prunepass.passes.reduce_tokens import reduce_tokens
 from tests.conftest import Captured, Reduced

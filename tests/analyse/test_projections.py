@@ -4,7 +4,7 @@ import pytest
 
 from prunepass.analyse.projections import block_of, label_projections, projections, role_of
 from prunepass.analyse.rms_norm import rms_norm_before
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.errors import UnsupportedGraph
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module

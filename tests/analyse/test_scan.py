@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from prunepass.analyse.flops import macs
 from prunepass.analyse.scan import find_scans, step_bias, token_orders
 from prunepass.analyse.sites import sites
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.graph import meta
 from tests.tiny_ssm import MODELS, model_and_program
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunepass.analyse.sites import label_sites, sites
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.graph import meta
 from prunepass.graph.text import text
 from tests.conftest import Captured, Reduced

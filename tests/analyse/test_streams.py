@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunepass.analyse.sites import sites
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.errors import UnsupportedGraph
 from prunepass.planners.budget import plan
 

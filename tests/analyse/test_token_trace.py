@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from prunepass.analyse.token_positions import Refusal
 from prunepass.analyse.token_trace import TokenTrace, trace_tokens
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.graph import meta
 from prunepass.graph.arguments import substitute
 from prunepass.graph.edit import open_module

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prunepass.graph.text import text
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.rules.table import UNREAD
 from tests.conftest import Captured, Reduced
 from tests.steps import step

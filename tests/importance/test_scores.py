@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from prunepass.calibrate import Batch
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.errors import ModelError, UsageError
 from prunepass.importance.scores import LayerScores, layer_scores
 from prunepass.importance.table import LAYER_SCORES

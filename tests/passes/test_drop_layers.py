@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from prunepass.analyse.blocks import find_blocks
 from prunepass.analyse.sites import sites
 from prunepass.apply import apply_plan, apply_with_records
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
 from prunepass.passes.draft import draft
 from prunepass.passes.drop_layers import drop_layers
-from prunepass.plan import Plan, Step
+from prunepass.plans import Plan, Step
 from tests.conftest import Captured
 from tests.steps import step
 from tests.tiny_models import DEPTH, images, tiny

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.passes.extend_cache import extend_cache
 from prunepass.passes.prune_image_tokens import prune_image_tokens
-from prunepass.plan import Plain, Step
+from prunepass.plans import Plain, Step
 from prunepass.vlm import prefill_macs
 from prunepass.vlm.cost import check_pays, prompt_macs
 from prunepass.vlm.programs import capture_language

@@ -15,7 +15,7 @@ from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.graph import meta
 from prunepass.graph.text import text
 from prunepass.passes.reduce_tokens import draft, reduce_tokens
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.rules.key_norm import key_norm
 from prunepass.rules.received_attention import received_attention
 from prunepass.rules.table import RULES, UNREAD

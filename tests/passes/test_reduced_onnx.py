@@ -10,7 +10,7 @@ import torch
 
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.graph.edit import seal
-from prunepass.plan import Step
+from prunepass.plans import Step
 from tests.conftest import Captured
 from tests.kept_indices import with_kept
 from tests.steps import step

@@ -11,8 +11,8 @@ from prunepass.apply import apply_plan
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.passes.rotate_inputs import rotate_inputs
 from prunepass.passes.sparsify_inputs import sparsify_inputs
-from prunepass.plan import Step
 from prunepass.planners.sparsity import plan_inputs
+from prunepass.plans import Step
 from tests.tiny_decoders import captured, outputs, texts
 
 PIVOTS = {"llama": ("k", "gate"), "qwen2": ("k", "gate"), "phi3": ("qkv", "gate_up")}

@@ -12,7 +12,7 @@ from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
 from prunepass.backends.aot_inductor import AotInductorBackend
 from prunepass.backends.onnx import OnnxBackend
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.planners.budget import plan
 from prunepass.rules.scan_output import scan_output

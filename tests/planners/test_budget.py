@@ -9,12 +9,12 @@ from torch.export import ExportedProgram
 
 from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.errors import PlanError, UnsupportedGraph, UsageError
-from prunepass.plan import Plan, Step
 from prunepass.planners.budget import TOLERANCE, cost_of, plan, priced
 from prunepass.planners.methods import DOWNSAMPLE, METHODS, method
 from prunepass.planners.request import ask
+from prunepass.plans import Plan, Step
 from prunepass.rules.table import UNREAD
 from tests.conftest import Captured
 from tests.planners.plain_vit import PlainVit

@@ -11,10 +11,10 @@ from prunepass.analyse.flops import macs
 from prunepass.analyse.projections import projections
 from prunepass.apply import apply_plan
 from prunepass.errors import PlanError, PrunepassError, UnsupportedGraph, UsageError
-from prunepass.plan import Plan
 from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.input_shares import STEP, allocate, changed, record_blocks
 from prunepass.planners.sparsity import Layer, plan_inputs
+from prunepass.plans import Plan
 from tests.tiny_decoders import captured, outputs, texts
 
 

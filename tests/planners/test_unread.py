@@ -10,9 +10,9 @@ from prunepass.analyse.sites import sites
 from prunepass.apply import apply_plan
 from prunepass.errors import PrunepassError
 from prunepass.passes.reduce_tokens import draft
-from prunepass.plan import Plan
 from prunepass.planners.budget import plan
 from prunepass.planners.request import unread_step
+from prunepass.plans import Plan
 from tests.conftest import Captured
 from tests.tiny_models import images
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunepass.plan import Step
+from prunepass.plans import Step
 from prunepass.rules.merge import gather_tokens, merge_tokens
 from prunepass.rules.table import select
 from tests import tiny_models

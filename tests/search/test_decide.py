@@ -11,10 +11,10 @@ from torch.export import ExportedProgram
 
 from prunepass.analyse.flops import macs
 from prunepass.apply import apply_plan
-from prunepass.capture import capture
+from prunepass.capturing import capture
 from prunepass.errors import ModelError, PlanError, UsageError
 from prunepass.measure.fidelity import kl
-from prunepass.plan import Plan
+from prunepass.plans import Plan
 from prunepass.search.decide import plan_for
 from prunepass.search.judge import Judge
 from prunepass.search.recipe import Recipe, Recipes

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunepass.errors import PlanError
-from prunepass.plan import ACTIONS, KINDS, SCHEMA, Plan, Step, check_keep
+from prunepass.plans import ACTIONS, KINDS, SCHEMA, Plan, Step, check_keep
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 plain = st.one_of(st.none(), st.booleans(), st.integers(), finite, st.text())

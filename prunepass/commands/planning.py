@@ -1,85 +1,81 @@
-"""What the command line does with layers: scoring them, dropping them, planning over everything."""
+"""Plans that the command line asks for: by method, by search, by layers, by the planner."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from prunepass.bundle import write_text
 from prunepass.calibrate import Batch
-from prunepass.capture import capture
+from prunepass.commands.request import Say, labelled_batches, options_of, shares_of
 from prunepass.errors import UsageError
 from prunepass.importance.scores import LayerScores, layer_scores
-from prunepass.importance.table import LAYER_SCORES
-from prunepass.layer_plot import rows, svg
-from prunepass.plan import Plain, Plan, Step
+from prunepass.planners.budget import plan as make_plan
 from prunepass.planners.layers import lowest, named, wanted
-from prunepass.planners.methods import DOWNSAMPLE
+from prunepass.planners.methods import DEFAULT, DOWNSAMPLE
+from prunepass.plans import Plain, Plan, Step
 from prunepass.progress import bar
 from prunepass.search.decide import plan_for
 from prunepass.search.recipe import Recipe, Recipes
-from prunepass.sources.model import LoadedModel, load_model
+from prunepass.search.schedule import search
+from prunepass.sources.model import LoadedModel
 from prunepass.sources.pictures import find_pictures
-from prunepass.sources.vision_language import is_vision_language
-from prunepass.vlm import layers as vlm_layers
 
-Say = Callable[..., None]
 DEFAULT_SCORE = "lim"
-BATCH = 16
 DROPPING = ("drop_layers", "score")
 PLANNING = ("target", "floor")
 
 
-def layers(words: Namespace, *, say: Say) -> dict[str, Any]:
-    """Scores the layers of a model."""
-    names = [name.strip() for name in words.score.split(",") if name.strip()]
-    place = None if words.plot is None else Path(words.plot)
-    if place is not None and place.suffix != ".svg":
-        raise UsageError("--plot writes SVG", found=words.plot, fix="--plot layers.svg")
-    if is_vision_language(words.model):
-        if words.images:
-            raise UsageError(
-                f"{words.model} is a vision-language model",
-                found="--images",
-                fix="--texts FILE, a prompt a line",
-            )
-        program, batches = vlm_layers.calibration(words.model, words.weights, words.texts)
-    else:
-        if words.texts:
-            raise UsageError(
-                f"{words.model} is a model of pictures alone", found="--texts", fix="--images DIR"
-            )
-        loaded = _load(words)
-        say("capturing", stage=True)
-        program = capture(loaded.module, (loaded.example(),))
-        batches = _pictures(words, loaded)
-    say("scoring " + ", ".join(names), stage=True)
-    found = _scored(program, batches, names, words)
-    if place is not None:
-        write_text(place, svg(found, branches=words.branches, title=f"layers of {words.model}"))
-        say(f"plot              {place}")
-    if words.json:
-        return {
-            "model": words.model, "batches": found.batches, "tap": found.tap,
-            "scores": {name: dict(values) for name, values in found.values.items()},
-            "order": {n: found.order(n, branches=words.branches) for n in found.values},
-        }  # fmt: skip
-    _print(found, branches=words.branches)
-    for name in found.values:
-        order = found.order(name, branches=words.branches)
-        say(f"{name:<15} least important first: {' '.join(order)}")
-    return {}
+def made_plan(words: Namespace, program: ExportedProgram, loaded: LoadedModel, say: Say) -> Plan:
+    """The plan that the words ask for: by a planner, by layers, by a search or by a method."""
+    if words.target is not None or words.floor is not None:
+        return target_plan(words, loaded, program, say)
+    if words.drop_layers is not None:
+        return drop_plan(words, loaded, program, say)
+    name = words.method or DEFAULT
+    if words.images:
+        return _searched(words, name, program, loaded, say)
+    return make_plan(
+        program, method=name, flops=words.flops, action=words.action, at=words.at,
+        keep=shares_of(words.keep), options=options_of(words.option),
+    )  # fmt: skip
+
+
+def _searched(
+    words: Namespace, name: str, program: ExportedProgram, loaded: LoadedModel, say: Say
+) -> Plan:
+    """The schedule of a method that does least harm to the pictures of `--images`."""
+    if words.flops is None:
+        raise UsageError("a search needs a budget", found="--images without --flops", fix="--flops")
+    pictures = find_pictures(words.images)
+    say(f"searching a schedule on {len(pictures)} pictures", stage=True)
+    images = torch.cat([x for x, _ in pictures.batches(loaded.preprocessing, 32)])
+    with bar("schedules", None) as advance:
+        found = search(
+            program,
+            images,
+            method=name,
+            flops=words.flops,
+            action=words.action,
+            at=words.at,
+            minutes=words.minutes,
+            progress=advance,
+        )
+    say(
+        f"{found.tried} schedules tried; KL {found.kl_fit:.4f} where chosen, "
+        f"{found.kl_unseen:.4f} +- {found.kl_error:.4f} on pictures the search did not see",
+        stage=True,
+    )
+    return found.plan
 
 
 def drop_plan(words: Namespace, loaded: LoadedModel, program: ExportedProgram, say: Say) -> Plan:
     """The plan that `--drop-layers` asks for, with a reduction of tokens behind it if `--flops`."""
     recipes = Recipes(program)
-    steps = chosen_layers(words, program, lambda: _pictures(words, loaded), say)
+    steps = chosen_layers(words, program, lambda: labelled_batches(words, loaded), say)
     dropped = tuple(step.site for step in steps)
     ratio = recipes.ratio(steps)
     if words.flops is not None or words.method is not None:
@@ -110,7 +106,7 @@ def chosen_layers(
         return named(asked)
     name = words.score or DEFAULT_SCORE
     say(f"scoring layers by {name}", stage=True)
-    found = _scored(program, batches(), [name], words)
+    found = scored(program, batches(), [name], words)
     order = found.order(name)
     return lowest(order, asked, blocks=len(order))
 
@@ -177,7 +173,7 @@ def check_together(words: Namespace) -> None:
         )  # fmt: skip
 
 
-def _scored(
+def scored(
     program: ExportedProgram, batches: Iterator[Batch], names: list[str], words: Namespace
 ) -> LayerScores:
     path = getattr(words, "checkpoint", None)
@@ -186,31 +182,3 @@ def _scored(
             program, batches, scores=names, tap=getattr(words, "tap", "block"),
             checkpoint=None if path is None else Path(path), progress=advance,
         )  # fmt: skip
-
-
-def _pictures(words: Namespace, loaded: LoadedModel) -> Iterator[Batch]:
-    if not words.images:
-        return
-    for images, labels in find_pictures(words.images).batches(loaded.preprocessing, BATCH):
-        yield Batch((images,), labels)
-
-
-def _load(words: Namespace) -> LoadedModel:
-    return load_model(
-        words.model, weights=words.weights, mean=words.mean, std=words.std, crop=words.crop
-    )
-
-
-def _print(found: LayerScores, *, branches: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer")
-    for name in found.values:
-        more = "" if LAYER_SCORES[name].high_matters else " (less is more)"
-        table.add_column(name + more, justify="right")
-        table.add_column("importance")
-    for row in rows(found, branches=branches):
-        table.add_row(*row)
-    Console().print(table)

@@ -1,0 +1,17 @@
+"""What the command line does, one command a file.
+
+Each file has `arguments(parser)`, what the command takes, and `run(words, say=)`, which does it and
+returns plain data for `--json`. Only the file of the command that was asked for is imported.
+"""
+
+COMMANDS = {
+    "inspect": "list what can be reduced in a model, and where",
+    "methods": "list methods and rules with their sources",
+    "layers": "score the layers of a model by importance",
+    "plan": "make a plan and write it to a file",
+    "compile": "compile a model into a bundle",
+    "generate": "answer a prompt with a bundle",
+    "bench": "time a bundle: dense against compressed",
+    "eval": "quality of a bundle on labelled pictures",
+}
+"""Names and what they do; `prunepass.commands.NAME` is the file."""
