@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from prunepass.backends.onnx_export import export
-from prunepass.backends.onnx_operator import build_operator, has_gated_linear, register_operator
+from prunepass.backends.onnx_operator import add_operators, register_operator
 from prunepass.errors import BackendError
 
 _FILE = "model.onnx"
@@ -58,11 +58,14 @@ class OnnxBackend:
         opset: ONNX operator set of the file.
         threads: Threads of a session, None for one a core.
         providers: Execution providers, in order of preference.
+        portable: Nothing compiled is put beside the file, and scans are written out where they
+            stand; sparse products cannot be had then.
     """
 
     opset: int = 20
     threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    portable: bool = False
     name: str = "onnx"
 
     def unavailable(self) -> str | None:
@@ -91,12 +94,14 @@ class OnnxBackend:
         if reason:
             raise BackendError("cannot build an ONNX engine", found=reason)
         path = folder / _FILE
-        if has_gated_linear(program):
-            build_operator(folder)
+        if not self.portable:
+            add_operators(program, folder)
         try:
             large = sum(x.nbytes for x in program.state_dict.values()) > _SINGLE_FILE
             # One file is held in memory twice while it is written, and cannot exceed 2 GiB.
-            export(program, opset=self.opset).save(str(path), external_data=large)
+            export(program, opset=self.opset, inline=self.portable).save(
+                str(path), external_data=large
+            )
         except Exception as error:
             raise BackendError(
                 "torch.onnx could not export the program",

@@ -17,8 +17,11 @@ from torch.fx import GraphModule
 from prunepass.backends import onnx_operator, onnx_tokens
 
 
-def export(program: ExportedProgram, *, opset: int) -> Any:
+def export(program: ExportedProgram, *, opset: int, inline: bool = True) -> Any:
     """The program as a `torch.onnx.ONNXProgram`, constants folded. The program stays as it is.
+
+    A scan is written out where it stands, or, without `inline`, as a function that is called, for
+    which a session may have an operator of its own.
 
     The exporter traces a program once more to decompose what it cannot translate, which takes three
     quarters of an export. A program whose operations it knows goes without; whether it knows them
@@ -29,7 +32,7 @@ def export(program: ExportedProgram, *, opset: int) -> Any:
             exported = _translate(_Translatable.of(program), opset)
         except Exception:
             exported = _translate(program, opset)
-        _tidy(exported.model)
+        _tidy(exported.model, opset=opset, inline=inline)
     return exported
 
 
@@ -75,7 +78,7 @@ class _Translatable(ExportedProgram):
         return self
 
 
-def _tidy(model: Any) -> None:
+def _tidy(model: Any, *, opset: int, inline: bool) -> None:
     """Folds constants and duplicates of an `onnx_ir.Model` in place.
 
     The exporter's own `optimize` also tries some hundred rewrite rules at every node; on 1,500
@@ -85,10 +88,9 @@ def _tidy(model: Any) -> None:
     import onnxscript.optimizer
     from onnx_ir.passes import common
 
-    if any(node.op_type == onnx_tokens.SCAN_FUNCTION for node in model.graph):
-        scan = onnx_tokens.scan_function()
-        model.functions[scan.identifier()] = scan
-        model.opset_imports[onnx_tokens.DOMAIN] = 1
+    scans = any(node.op_type == onnx_tokens.SCAN_FUNCTION for node in model.graph)
+    if scans and inline:
+        onnx_tokens.add_scan(model, opset=opset)
     common.InlinePass()(model)
     _settle_shapes(model)
     onnxscript.optimizer.fold_constants_ir(model)
@@ -103,6 +105,8 @@ def _tidy(model: Any) -> None:
         common.OutputFixPass(),
         common.NameFixPass(),
     )(model)
+    if scans and not inline:
+        onnx_tokens.add_scan(model, opset=opset)
 
 
 def _settle_shapes(model: Any) -> None:

@@ -1,48 +1,57 @@
-"""The sparse product for ONNX Runtime: an operator compiled with the bundle and loaded with it.
+"""Operators of ours for ONNX Runtime, compiled with the bundle and loaded with it.
 
-ONNX Runtime's own operators bring nothing: a Gather copies the rows that a MatMul then reads again.
+A sparse product cannot do without: a Gather copies the rows that a MatMul then reads again. A scan
+can: it stands in the file as a function too, which is run where the compiled one is not there.
 """
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.export import ExportedProgram
+from torch.fx import Node
 
-import prunepass.kernels
 from prunepass.errors import BackendError
-from prunepass.kernels.native import compile_library
+from prunepass.kernels.native import FOR_ONNX, compiled
 from prunepass.kernels.sparse_linear import GATED_LINEAR
+from prunepass.ops.selective_scan import SCAN
 
-FILE = "gated_linear.so"
-_SOURCE = Path(prunepass.kernels.__path__[0]) / "gated_linear_onnx.cpp"
+FILE = "operators.so"
+log = logging.getLogger(__name__)
 _OLDEST = (1, 18)
 """Of ONNX Runtime: the first whose operators may use its threads."""
 
 
-def has_gated_linear(program: ExportedProgram) -> bool:
-    """Whether a program holds sparse products."""
-    return any(node.target is GATED_LINEAR for node in program.graph.nodes)
-
-
-def build_operator(folder: Path) -> Path:
-    """The operator, compiled into a folder by the system's C++ compiler.
+def add_operators(program: ExportedProgram, folder: Path) -> None:
+    """Puts the compiled operators into a folder, if the program has use for them.
 
     Raises:
-        BackendError: No compiler is there, or it fails.
+        BackendError: The program cannot do without, and no compiler is there, or it fails.
     """
-    path = folder / FILE
+    needed = any(node.target is GATED_LINEAR for node in program.graph.nodes)
+    if not needed and not any(_is_float_scan(node) for node in program.graph.nodes):
+        return
     try:
-        compile_library(_SOURCE, path)
+        shutil.copyfile(compiled(FOR_ONNX), folder / FILE)
     except OSError as error:
+        if not needed:
+            log.info("scans run as ONNX writes them, which is slower: %s", error)
+            return
         raise BackendError(
             "cannot build the sparse operator for ONNX Runtime",
             found=str(error)[:300],
             fix="install g++, or --backend eager",
         ) from error
-    return path
+
+
+def _is_float_scan(node: Node) -> bool:
+    """Whether a node is a scan that there is a compiled one for."""
+    return node.target is SCAN and node.meta["val"].dtype is torch.float32
 
 
 def register_operator(options: Any, folder: Path) -> None:
@@ -63,7 +72,7 @@ def register_operator(options: Any, folder: Path) -> None:
     version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if version < _OLDEST:
         raise BackendError(
-            "this ONNX Runtime is too old for sparse products",
+            f"this ONNX Runtime is too old for {FILE}",
             found=onnxruntime.__version__,
             fix="pip install -U onnxruntime",
         )
@@ -73,7 +82,7 @@ def register_operator(options: Any, folder: Path) -> None:
         raise BackendError(
             f"cannot load {FILE}",
             found=str(error).strip().splitlines()[0][:300],
-            fix="build the bundle again on this machine",
+            fix="build the bundle again on this machine; scans alone also run without the file",
         ) from error
 
 

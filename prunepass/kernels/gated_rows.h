@@ -11,11 +11,7 @@
 #include <cstring>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define PRUNEPASS_CLONES __attribute__((target_clones("avx512f", "arch=haswell", "default")))
-#else
-#define PRUNEPASS_CLONES
-#endif
+#include "clones.h"
 
 namespace prunepass {
 

@@ -1,7 +1,7 @@
-"""The sparse product as compiled code for a CPU, made on first use by the system's compiler.
+"""Compiled code for a CPU, made on first use by the system's compiler.
 
-The source is part of the package; what comes of it lies in the user's cache, under a name that
-tells source and compiler apart. Where there is no compiler, nothing here is available.
+Sources are part of the package; what comes of them lies in the user's cache, under names that
+tell versions apart. Where there is no compiler, nothing here is available.
 """
 
 from __future__ import annotations
@@ -19,43 +19,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("gated_linear_torch.cpp")
+FOR_TORCH = Path(__file__).with_name("gated_linear_torch.cpp")
+FOR_ONNX = Path(__file__).with_name("operators_onnx.cpp")
+_OPTIONS = ("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-trapping-math", "-shared", "-fPIC")
 _NAMES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 
 
-def compile_library(source: Path, target: Path, *, options: tuple[str, ...] = ()) -> None:
-    """Compiles C++ into a shared library.
+def compiled(source: Path, *, options: tuple[str, ...] = ()) -> Path:
+    """The shared library of a source of this folder, in the user's cache; compiled where missing.
 
     Raises:
         OSError: There is no compiler, or it fails; the message is a sentence.
     """
+    text = b"".join(p.read_bytes() for p in (source, *sorted(source.parent.glob("*.h"))))
+    told = hashlib.sha256(text + " ".join((*_OPTIONS, *options)).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunepass"
+    target = cache / f"{source.stem}-{told}.so"
+    if target.is_file():
+        return target
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise OSError("no C++ compiler was found (g++ or clang++)")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     # Written beside its place and renamed: others may be compiling the same.
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
         made = Path(folder) / target.name
-        command = [compiler, "-O3", "-std=c++17", "-shared", "-fPIC", *options]
-        done = subprocess.run(
-            [*command, "-o", str(made), str(source)], capture_output=True, text=True, check=False
-        )
+        command = [compiler, *_OPTIONS, *options, "-o", str(made), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError((done.stderr.strip().splitlines() or ["the compiler failed"])[0])
         made.replace(target)
+    return target
 
 
 @functools.cache
 def library() -> Any:
     """The compiled kernels, None where they cannot be had."""
-    text = SOURCE.read_bytes() + SOURCE.with_name("gated_rows.h").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunepass"
-    path = cache / f"gated_linear-{hashlib.sha256(text).hexdigest()[:16]}.so"
     try:
-        if not path.is_file():
-            compile_library(SOURCE, path, options=("-fopenmp",))
         # PyTorch's OpenMP, which is loaded already, is the one that is found: threads are shared.
-        found = ctypes.CDLL(str(path))
+        found = ctypes.CDLL(str(compiled(FOR_TORCH, options=("-fopenmp",))))
     except OSError:
         return None
     place, number = ctypes.c_void_p, ctypes.c_int64

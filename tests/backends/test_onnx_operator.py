@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from prunepass.backends.onnx import OnnxBackend
-from prunepass.backends.onnx_operator import FILE, has_gated_linear
+from prunepass.backends.onnx_operator import FILE
 from prunepass.errors import BackendError
 from prunepass.kernels.sparse_linear import gated_linear
+from prunepass.ops.selective_scan import scan_steps, selective_scan
 
 INPUTS, OUTPUTS, KEEP = 70, 1100, 30
 
@@ -36,7 +37,6 @@ def program(module: nn.Module) -> ExportedProgram:
 def test_operator_equals_the_program(threshold: float | None, tmp_path: Path) -> None:
     module = Gated(threshold, rows=2)
     made = program(module)
-    assert has_gated_linear(made)
     engine = OnnxBackend(threads=2).build(made, tmp_path)
     assert (tmp_path / FILE).is_file()
     # One and two rows are sparse, more are ONNX Runtime's own product; any shape is taken.
@@ -68,7 +68,88 @@ def test_a_folder_without_its_operator_or_with_a_damaged_one(tmp_path: Path) -> 
 def test_no_compiler_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = program(Gated())
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(BackendError, match="cannot build the sparse operator") as caught:
         OnnxBackend().build(made, tmp_path)
     assert "no C++ compiler" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 3
+
+
+class Scanned(nn.Module):
+    def forward(self, *operands: Tensor) -> Tensor:
+        return selective_scan(*operands)
+
+
+def operands(batch: int, tokens: int, channels: int, states: int = 5) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(tokens)
+
+    def drawn(*sizes: int) -> Tensor:
+        return torch.rand(*sizes, generator=generator)
+
+    wide, narrow = (batch, tokens, channels), (batch, tokens, states)
+    return (
+        drawn(*wide) - 0.5, drawn(*wide), 3 * drawn(*wide), -8 * drawn(channels, states),
+        drawn(*narrow) - 0.5, drawn(*narrow) - 0.5, drawn(channels),
+    )  # fmt: skip
+
+
+def scanned(given: tuple[Tensor, ...]) -> ExportedProgram:
+    any_batch, any_length = Dim("batch", min=1), Dim("tokens", min=1)
+    long: dict[int, Dim] = {0: any_batch, 1: any_length}
+    shapes = ((long, long, long, {}, long, long, {}),)
+    return torch.export.export(Scanned(), given, dynamic_shapes=shapes, strict=False)
+
+
+@pytest.mark.parametrize("channels", [3, 64, 70])
+def test_a_scan_is_the_compiled_one_and_a_function_without_it(
+    channels: int, tmp_path: Path
+) -> None:
+    backend = OnnxBackend(threads=2)
+    backend.write(scanned(operands(2, 7, channels)), tmp_path)
+    compiled = backend.load(tmp_path)
+    (tmp_path / FILE).unlink()
+    plain = backend.load(tmp_path)
+    for batch, tokens in ((1, 1), (2, 7), (3, 500)):
+        given = operands(batch, tokens, channels)
+        right = scan_steps(*(part.double() for part in given))[0].float()
+        torch.testing.assert_close(plain(*given)[0], right, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(compiled(*given)[0], right, rtol=1e-5, atol=1e-5)
+    # Sums are not taken in the same order, so two kernels are told apart by their last bits.
+    assert not torch.equal(plain(*given)[0], compiled(*given)[0])
+
+
+def test_exponents_out_of_range_are_zero_and_finite(tmp_path: Path) -> None:
+    x, delta, _, A, B, C, D = operands(2, 40, 64)
+    far = torch.full_like(x, 1e6)
+    engine = OnnxBackend().build(scanned((x, delta, far, A, B, C, D)), tmp_path)
+    right = scan_steps(x, delta, far, A, B, C, D)[0]
+    torch.testing.assert_close(engine(x, delta, far, A, B, C, D)[0], right, rtol=1e-5, atol=1e-6)
+
+
+def test_portable_files_have_nothing_beside_them(tmp_path: Path) -> None:
+    import onnx
+
+    given = operands(2, 6, 10)
+    engine = OnnxBackend(portable=True).build(scanned(given), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert {n.domain for n in onnx.load(tmp_path / "model.onnx").graph.node} == {""}
+    torch.testing.assert_close(engine(*given)[0], scan_steps(*given)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_compiler_a_scan_is_a_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = operands(2, 6, 10)
+    made = scanned(given)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    engine = OnnxBackend().build(made, tmp_path)
+    assert not (tmp_path / FILE).exists()
+    torch.testing.assert_close(engine(*given)[0], scan_steps(*given)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_scans_of_other_numbers_are_functions(tmp_path: Path) -> None:
+    given = tuple(part.double() for part in operands(2, 6, 10))
+    engine = OnnxBackend().build(scanned(given), tmp_path)
+    assert not (tmp_path / FILE).exists()
+    torch.testing.assert_close(engine(*given)[0], scan_steps(*given)[0], rtol=1e-9, atol=1e-9)

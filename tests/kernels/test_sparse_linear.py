@@ -8,7 +8,7 @@ from torch import Tensor
 
 import prunepass
 from prunepass.errors import PrunepassError
-from prunepass.kernels.native import compile_library, dense_product, has_native
+from prunepass.kernels.native import compiled, dense_product, has_native
 from prunepass.kernels.sparse_linear import bagged, gated_linear
 from prunepass.rules.weight_aware import (
     column_norm,
@@ -131,15 +131,37 @@ def test_dense_product_of_bfloat16(rows: int) -> None:
     assert_near(dense_product(x, weight.t().contiguous()), x.double() @ weight.double().t())
 
 
-def test_no_compiler_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "prunepass"
+
+
+def test_what_is_compiled_is_kept_under_what_it_was_made_of(cache: Path, tmp_path: Path) -> None:
+    source = tmp_path / "a.cpp"
+    source.write_text('extern "C" int a() { return 1; }')
+    first = compiled(source)
+    assert first.parent == cache
+    made = first.stat().st_mtime_ns
+    assert compiled(source) == first
+    assert first.stat().st_mtime_ns == made
+    (tmp_path / "b.h").write_text("")
+    assert compiled(source, options=("-g",)) != first
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_no_compiler_is_told_in_a_sentence(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.cpp").write_text("")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(OSError, match="no C\\+\\+ compiler"):
-        compile_library(tmp_path / "a.cpp", tmp_path / "a.so")
+        compiled(tmp_path / "a.cpp")
 
 
-def test_source_that_does_not_compile_leaves_nothing(tmp_path: Path) -> None:
+def test_source_that_does_not_compile_leaves_nothing(cache: Path, tmp_path: Path) -> None:
     source = tmp_path / "a.cpp"
     source.write_text("int a(")
     with pytest.raises(OSError, match="error"):
-        compile_library(source, tmp_path / "made" / "a.so")
-    assert list((tmp_path / "made").iterdir()) == []
+        compiled(source)
+    assert list(cache.iterdir()) == []
