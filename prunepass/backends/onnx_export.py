@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from prunepass.backends import onnx_operator, onnx_tokens
+from prunepass.backends import onnx_arithmetic, onnx_operator, onnx_tokens
 
 
 def export(program: ExportedProgram, *, opset: int, inline: bool = True) -> Any:
@@ -43,7 +43,11 @@ def _translate(program: ExportedProgram, opset: int) -> Any:
         opset_version=opset,
         verbose=False,
         optimize=False,
-        custom_translation_table={**onnx_tokens.translations(), **onnx_operator.translations()},
+        custom_translation_table={
+            **onnx_arithmetic.translations(),
+            **onnx_tokens.translations(),
+            **onnx_operator.translations(),
+        },
     )
     assert exported is not None
     return exported

@@ -25,8 +25,8 @@ def diverse_tokens(features: Tensor, *, keep: int) -> Tensor:
     rows = rows / norm(rows)
     distance = 1.0 - torch.bmm(rows, rows.transpose(1, 2))
     count = distance.shape[1]
-    itself = torch.eye(count, dtype=torch.bool, device=features.device)
-    nearest = distance.masked_fill(itself, 4.0).amin(dim=2)
+    place = torch.arange(count, device=features.device)
+    nearest = distance.masked_fill(place[:, None] == place, 4.0).amin(dim=2)
     picked = [nearest.argmax(dim=1, keepdim=True)]
     left = _row(distance, picked[0])
     for _ in range(keep - 1):

@@ -156,14 +156,14 @@ class LanguageModel(nn.Module):
         """
         length = inputs_embeds.shape[1]
         square = torch.ones(length, length, dtype=torch.bool, device=inputs_embeds.device)
-        itself = torch.eye(length, dtype=torch.bool, device=inputs_embeds.device)
+        place = torch.arange(length, device=inputs_embeds.device)
         seen = square if self.sees == "prompt" else square.tril()
         if self.sees == "image":
             number = _image_numbers(attention_mask, image_positions)
             same = number[:, None, :, None] == number[:, None, None, :]
             seen = seen | (same & (number > 0)[:, None, :, None])
         # Padding sees itself: a row that sees nothing would come out as NaN.
-        mask = (seen & attention_mask[:, None, None, :].to(torch.bool)) | itself
+        mask = (seen & attention_mask[:, None, None, :].to(torch.bool)) | (place[:, None] == place)
         cache = _Recorder()
         more: dict[str, Any] = {}
         if self.deeper:
