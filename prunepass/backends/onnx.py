@@ -127,8 +127,8 @@ class OnnxBackend:
         options.log_severity_level = 3
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
-        register_operator(options, folder)
         path = folder / _FILE if folder.is_dir() else folder.with_name(f"{folder.name}.onnx")
+        register_operator(options, path.parent)
         try:
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=list(self.providers)

@@ -59,7 +59,7 @@ def register_operator(options: Any, folder: Path) -> None:
 
     Args:
         options: `onnxruntime.SessionOptions`.
-        folder: Of an engine.
+        folder: That the ONNX file lies in.
 
     Raises:
         BackendError: ONNX Runtime is too old, or the operator is of another machine.

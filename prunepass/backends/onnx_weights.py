@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from prunepass.backends.onnx_operator import FILE as OPERATORS
+
 WEIGHTS = "weights.data"
 _SMALL = 1024
 """Bytes of a tensor below which it stays in its ONNX file."""
@@ -18,7 +20,8 @@ _PAGE = 4096
 class SharedWeights:
     """Weights of the engines of a folder, beside their ONNX files.
 
-    ONNX Runtime reads weights from the folder of an ONNX file only, so the files move there.
+    ONNX Runtime reads weights from the folder of an ONNX file only, so the files move there, with
+    the operators that they call.
 
     Args:
         folder: Where `weights.data` is written.
@@ -39,6 +42,8 @@ class SharedWeights:
                 self._move(tensor, engine, weights)
         target = engine.with_name(f"{engine.name}.onnx")
         target.write_bytes(model.SerializeToString())
+        if (engine / OPERATORS).exists():
+            (engine / OPERATORS).replace(self.folder / OPERATORS)
         shutil.rmtree(engine)
         return target
 

@@ -47,6 +47,11 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--smallest", type=int, metavar="N", help="numbers of a weight below which it stays dense"
     )
+    parser.add_argument(
+        "--decode-keep", type=float, metavar="K",
+        help="of a vision-language model: share of inputs that linear layers read when decoding",
+    )  # fmt: skip
+    parser.add_argument("--decode-method", help="how they are chosen: wina (default), teal, ...")
     parser.add_argument("--dtype", help="of a language model: float32 (default) or bfloat16")
     parser.add_argument(
         "--after", type=blocks, metavar="L,L,...", help="layers behind which they go, from 1"

@@ -44,6 +44,18 @@ def seal(
     return seal_with(module, tuple(args), shapes)
 
 
+def seal_loose(module: GraphModule, program: ExportedProgram) -> ExportedProgram:
+    """As `seal`, of a program that went through `loosen`: its sizes are inferred anew.
+
+    Raises:
+        UnsupportedGraph: The edited graph does not run.
+    """
+    args, _ = program.example_inputs
+    sealed = seal_with(module, tuple(args), dynamic_shapes(program, bounds=False))
+    loosen(sealed)
+    return sealed
+
+
 def seal_with(module: GraphModule, args: tuple[torch.Tensor, ...], shapes: Any) -> ExportedProgram:
     """The edited graph as a program of other inputs than it came with.
 

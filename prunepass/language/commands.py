@@ -17,7 +17,10 @@ from prunepass.language.generate import load
 from prunepass.sources.language import load_language
 
 Say = Callable[..., None]
-_OTHERS = ("flops", "action", "at", "images", "after", "positions", "image_size")
+_OTHERS = (
+    "flops", "action", "at", "images", "after", "positions", "image_size", "decode_keep",
+    "decode_method",
+)  # fmt: skip
 """Options of `compile` that make no sense for language models."""
 
 

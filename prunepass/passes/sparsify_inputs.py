@@ -52,6 +52,12 @@ def sparsify_inputs(
         UnsupportedGraph: No layer of the plan can be made sparse.
     """
     module = open_module(program)
+    record = edit(module, steps)
+    return (seal(module, program) if record.applied else program), record
+
+
+def edit(module: GraphModule, steps: Sequence[Step]) -> PassRecord:
+    """As `sparsify_inputs`, in place, on an opened program."""
     sites = projections(module.graph)
     applied: list[str] = []
     left: dict[str, str] = {}
@@ -71,8 +77,7 @@ def sparsify_inputs(
             found=f"{site}: {reason}" + (f"; {len(left) - 1} more" if len(left) > 1 else ""),
             fix="a larger model, or smallest=0 (--smallest 0) for the sake of trying",
         )
-    record = PassRecord("sparsify_inputs", tuple(applied), left=left)
-    return (seal(module, program) if applied else program), record
+    return PassRecord("sparsify_inputs", tuple(applied), left=left)
 
 
 def _bound(step: Step, sites: Mapping[str, Node]) -> Node:

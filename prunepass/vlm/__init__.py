@@ -7,9 +7,10 @@ from prunepass.vlm.layout import Layout
 from prunepass.vlm.loading import load
 from prunepass.vlm.macs import image_token_macs, prefill_macs
 from prunepass.vlm.sampling import Sampling
+from prunepass.vlm.sparse_decode import DecodeInputs
 from prunepass.vlm.tiles import Tiles, Tiling
 
 __all__ = [
-    "Answer", "Conversation", "Layout", "Sampling", "Tiles", "Tiling", "VlmBundle", "compile",
-    "image_token_macs", "load", "prefill_macs",
+    "Answer", "Conversation", "DecodeInputs", "Layout", "Sampling", "Tiles", "Tiling", "VlmBundle",
+    "compile", "image_token_macs", "load", "prefill_macs",
 ]  # fmt: skip

@@ -17,11 +17,15 @@ from prunepass.sources.vision_language import load_vision_language
 from prunepass.vlm.compile import compile as compile_model
 from prunepass.vlm.loading import load
 from prunepass.vlm.manifest import VlmManifest
+from prunepass.vlm.sparse_decode import DecodeInputs
 
 Say = Callable[..., None]
 ONLY_PICTURES = ("flops", "action", "at", "images", "plan", "option", "target", "floor")
 """Options of `compile` that make sense for models of pictures alone."""
-ONLY_TEXT = ("after", "positions", "image_size", "texts", "smallest", "dtype", "rotate")
+ONLY_TEXT = (
+    "after", "positions", "image_size", "texts", "smallest", "dtype", "rotate", "decode_keep",
+    "decode_method",
+)  # fmt: skip
 """Options of `compile` that make sense for models of text alone, with or without pictures."""
 
 
@@ -45,11 +49,12 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
     loaded = load_vision_language(words.model, weights=words.weights)
     without: int | tuple[str, ...] = wanted(words.drop_layers) if words.drop_layers else ()
     method = words.method or (NONE if without else "transprune")
+    decode = _decode_inputs(words)
     bundle = compile_model(
         loaded.module, loaded.processor, method=method,
         keep=shares(words.keep), after=words.after, positions=words.positions,
         image_size=words.image_size, without=without, score=words.score or "bi",
-        texts=words.texts, backend=words.backend, folder=words.output,
+        texts=words.texts, decode_inputs=decode, backend=words.backend, folder=words.output,
         force=words.force, name=words.model, preprocessing=loaded.preprocessing,
         template=loaded.template, on_stage=lambda stage: say(stage, stage=True),
     )  # fmt: skip
@@ -60,12 +65,33 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
     say(f"method            {manifest.method}, positions {manifest.positions}")
     if manifest.without:
         say(f"dropped           {', '.join(manifest.without)}; {len(manifest.shares)} layers left")
+    if manifest.decode_inputs is not None:
+        reads = manifest.decode_inputs
+        say(
+            f"decoding          {reads['method']}: {reads['layers']} layers read {reads['keep']:g} "
+            f"of their inputs, {reads['dense_layers']} all; {reads['macs_ratio']:.3f} of the MACs"
+        )
     left = [part / whole for part, whole in manifest.shares]
     counted = left if manifest.image_tokens is None else manifest.left()
     say(f"image tokens      {_runs(counted)}")
     say(f"cache of images   {sum(left) / len(left):.3f} of the dense one")
     say(f"bundle            {words.output}")
     return {}
+
+
+def _decode_inputs(words: Namespace) -> DecodeInputs | None:
+    """What decoding steps read, as the words ask."""
+    if words.decode_keep is None:
+        for name in ("decode_method", "smallest"):
+            if getattr(words, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is about decoding that reads fewer inputs",
+                    found="no --decode-keep",
+                    fix="--decode-keep 0.5",
+                )
+        return None
+    more = {} if words.smallest is None else {"smallest": words.smallest}
+    return DecodeInputs(keep=words.decode_keep, method=words.decode_method or "wina", **more)
 
 
 def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -124,6 +150,7 @@ def told(manifest: VlmManifest) -> dict[str, Any]:
         "shares": [part / whole for part, whole in manifest.shares],
         "backend": manifest.backend,
         "without": list(manifest.without),
+        "decode_inputs": manifest.decode_inputs,
     }
 
 

@@ -16,7 +16,7 @@ from prunepass.rules.image_tokens import kept_number
 from prunepass.vlm.layout import Layout
 from prunepass.vlm.tiles import Tiling
 
-SCHEMA = 2
+SCHEMA = 3
 KIND = "vision-language"
 FILE = "bundle.json"
 ENGINES = ("vision", "embedding", "prefill", "decode")
@@ -54,6 +54,8 @@ class VlmManifest:
             its own image besides; `prompt`, the whole prompt.
         without: Layers of the model that were dropped, as it counts them; `shares` tells of those
             that are left.
+        decode_inputs: What a decoding step reads where that is not all: method, keep, how many
+            layers read fewer inputs and how many stay dense, and its MACs relative to dense ones.
     """
 
     backend: str
@@ -78,6 +80,7 @@ class VlmManifest:
     image_mark: str | None = None
     sees: str = "causal"
     without: tuple[str, ...] = ()
+    decode_inputs: Mapping[str, Any] | None = None
 
     def layout(self, image_tokens: int | None = None) -> Layout:
         """How prompts are laid out.
@@ -251,6 +254,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "template": _or_none(lambda value: isinstance(value, str) and "{prompt}" in value),
         "image_mark": _or_none(_text),
         "without": lambda value: isinstance(value, list) and all(map(_text, value)),
+        "decode_inputs": _or_none(lambda value: isinstance(value, dict)),
         "sees": lambda value: value in ("causal", "image", "prompt"),
     }
 )

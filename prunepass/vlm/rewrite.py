@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from prunepass.analyse.projections import label_projections
 from prunepass.compiler import Clock
 from prunepass.errors import PlanError, UsageError
 from prunepass.passes.bind_image_steps import layer_of, share_of
@@ -31,6 +33,7 @@ from prunepass.vlm.manifest import ENGINES, VlmManifest
 from prunepass.vlm.patches import ImageSize, Pictures, pictures_of
 from prunepass.vlm.processor import described
 from prunepass.vlm.programs import capture_embedding, capture_language, capture_vision
+from prunepass.vlm.sparse_decode import DecodeInputs, read_fewer_inputs
 from prunepass.vlm.split import Sees, split
 from prunepass.vlm.tiles import Size
 from prunepass.vlm.verify import check_programs, example_of, what_tokens_see
@@ -47,6 +50,7 @@ def rewrite(
     options: Mapping[str, Plain] | None = None,
     image_size: ImageSize | None = None,
     without: Sequence[str] = (),
+    decode_inputs: DecodeInputs | None = None,
     backend: str = "eager",
     name: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -113,6 +117,8 @@ def rewrite(
             captured = (vision, embedding, dense, whole)
             check_programs(captured, pictures, example, first_layers=(0,))
             dense = without_layers(dense, without)
+        if decode_inputs is not None:
+            dense = label_projections(dense)
         manifest = _manifest(
             model, processor_or_layout, known, dense, backend=backend, method=method,
             positions=policy, shares=_shares(steps, layers, pictures), pictures=pictures,
@@ -128,6 +134,10 @@ def rewrite(
         with clock("compare"):
             captured = (vision, embedding, dense, decode)
             check_programs(captured, pictures, example, first_layers=manifest.first_layers)
+    if decode_inputs is not None:
+        with clock("read fewer inputs"):
+            prefill, decode, told = read_fewer_inputs(prefill, decode, decode_inputs)
+        manifest = replace(manifest, decode_inputs=told)
     return dict(zip(ENGINES, (shipped, embedding, prefill, decode), strict=True)), manifest
 
 

@@ -117,6 +117,7 @@ def test_the_share_is_of_each_picture(pruned: vlm.VlmBundle, size: Size) -> None
     assert pruned.manifest.left(number) == (number, first, first, *others)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_says_the_same(
     model: Any, made: Made, pruned: vlm.VlmBundle, tmp_path: Path
 ) -> None:
