@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx import Graph, Node
 
 from prunepass.analyse.attention import FUSED, Attention, find_attentions
+from prunepass.analyse.refusals import reads_prefix_only, refusals_of, why_none
 from prunepass.analyse.residual import Residual, find_residuals
 from prunepass.analyse.scan import find_scans
-from prunepass.analyse.token_positions import BATCH, Refusal
-from prunepass.analyse.token_trace import TokenTrace, trace_tokens
+from prunepass.analyse.steady_tokens import steady_tokens
+from prunepass.analyse.token_positions import BATCH
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
 from prunepass.records import Site, Sites
@@ -36,10 +36,11 @@ def label_sites(program: ExportedProgram) -> ExportedProgram:
     _label_blocks(graph, residuals)
     first = _first_stream(graph)
     if first is not None:
-        prefix, others = _steady_tokens(program, first)
-        meta.add_label(first, f"{_PREFIX}{prefix}")
+        prefix, others = steady_tokens(program, first)
+        stream = meta.labelled(graph)[first]
+        meta.add_label(stream, f"{_PREFIX}{prefix}")
         for number in others:
-            meta.add_label(first, f"{_FIXED}{number}")
+            meta.add_label(stream, f"{_FIXED}{number}")
     return program
 
 
@@ -67,16 +68,16 @@ def sites(program: ExportedProgram) -> Sites:
     listed = _listed(graph, table)
     nodes = [table[f"{site.label}:output"] for site in listed]
     order = {node: i for i, node in enumerate(graph.nodes)}
-    refusals = _refusals(module, nodes, order, prefix, fixed)
+    refusals = refusals_of(module, nodes, order, prefix, fixed)
     found = tuple(
         replace(site, refusal=refusals[node]) for site, node in zip(listed, nodes, strict=True)
     )
     # Asked behind the last attention, where a step would use it: what follows has its own MLP.
     last = [n for s, n in zip(listed, nodes, strict=True) if s.kind.startswith("attention")]
-    reads_prefix_only = bool(last) and _reads_prefix_only(module, last[-1], refusals, prefix)
-    missing = None if found else _why_none(graph)
+    prefix_is_all = bool(last) and reads_prefix_only(module, last[-1], refusals, prefix)
+    missing = None if found else why_none(graph)
     digest = _fingerprint(program, listed, prefix)
-    return Sites(found, prefix, digest, reads_prefix_only, missing, fixed)
+    return Sites(found, prefix, digest, prefix_is_all, missing, fixed)
 
 
 def fingerprint(program: ExportedProgram) -> str:
@@ -229,172 +230,11 @@ def _label_scans(site: str, residual: Residual) -> None:
         meta.add_label(branch.args[0], f"{site}:mixed")
 
 
-def _first_stream(graph: Graph) -> Node | None:
+def _first_stream(graph: Graph) -> str | None:
+    """Label of the node where tokens first are a stream."""
     table = meta.labelled(graph)
-    return table.get("block[0].attention:input", table.get("block[0].scan:input"))
-
-
-class _UpTo(Interpreter):
-    """Runs a graph as far as one node."""
-
-    def __init__(self, module: GraphModule, node: Node) -> None:
-        super().__init__(module)
-        self.goal = node
-        self.result: Any = None
-
-    def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        if n.name == self.goal.name:
-            self.result = result
-            raise StopIteration
-        return result
-
-
-def _steady_tokens(program: ExportedProgram, first: Node) -> tuple[int, tuple[int, ...]]:
-    """Tokens that come out equal for two random inputs: how many lead, and which others."""
-    module = open_module(program)
-    node = _first_stream(module.graph)
-    assert node is not None
-    args, _ = program.example_inputs
-    flat, _ = torch.utils._pytree.tree_flatten(args)
-    rows = []
-    for seed in (0, 1):
-        generator = torch.Generator().manual_seed(seed)
-        inputs = [
-            torch.randn(a.shape, generator=generator).to(a)
-            if isinstance(a, torch.Tensor) and a.is_floating_point()
-            else a
-            for a in flat
-        ]
-        runner = _UpTo(module, node)
-        try:
-            with torch.no_grad():
-                runner.run(*inputs)
-        except StopIteration:
-            pass
-        rows.append(runner.result)
-    if rows[0].dim() != 3:
-        return 0, ()
-    same = (rows[0] == rows[1]).all(dim=-1).all(dim=0)
-    if bool(same.all()):
-        return 0, ()
-    prefix = int(same.long().cumprod(0).sum())
-    others = same.nonzero().flatten().tolist()[prefix:]
-    return prefix, tuple(others) if _first_is_scan(first) else ()
-
-
-def _first_is_scan(first: Node) -> bool:
-    """Whether the stream is scanned: elsewhere a token in the middle is a picture's like others."""
-    return any(label.startswith("block[0].scan") for label in meta.labels(first))
-
-
-def _refusals(
-    module: GraphModule,
-    nodes: list[Node],
-    order: dict[Node, int],
-    prefix: int,
-    fixed: tuple[int, ...],
-) -> dict[Node, str | None]:
-    """For each site its refusal or None. A trace that succeeds holds for all later sites of the
-    same token count; one that fails holds for all sites before the node that failed."""
-    refusals: dict[Node, str | None] = {}
-    good: TokenTrace | None = None
-    bad: tuple[int, str] | None = None
-    for node in nodes:
-        if node in refusals:
-            continue
-        if bad is not None and order[node] < bad[0]:
-            refusals[node] = bad[1]
-            continue
-        if good is not None and good.axes.get(node) == ((1, 0),):
-            refusals[node] = None
-            continue
-        try:
-            good = trace_tokens(module, node, prefix=prefix, fixed=fixed)
-            refusals[node] = (
-                "an output of the model carries the tokens" if good.reaches_output else None
-            )
-            if good.reaches_output:
-                good, bad = None, (len(order), str(refusals[node]))
-        except Refusal as refusal:
-            reason = f"{refusal.what}: {refusal.found}"
-            refusals[node] = reason
-            bad = (order[refusal.node], reason)
-    return refusals
-
-
-def _reads_prefix_only(
-    module: GraphModule, last: Node, refusals: dict[Node, str | None], prefix: int
-) -> bool:
-    """Whether removing every token but the prefix after the last block changes nothing."""
-    if prefix == 0 or refusals.get(last) is not None:
-        return False
-    return tokens_kept_apart(last, trace_tokens(module, last, prefix=prefix))
-
-
-def tokens_kept_apart(node: Node, trace: TokenTrace) -> bool:
-    """Whether behind `node` tokens never mix, and only prefix tokens are read out of them."""
-    frontier, seen = [node], {node}
-    while frontier:
-        for user in frontier.pop().users:
-            if user in seen:
-                continue
-            seen.add(user)
-            if user not in trace.axes:
-                if user.target not in (torch.ops.aten.select.int, torch.ops.aten.slice.Tensor):
-                    return False
-                continue
-            if not _keeps_tokens_apart(user, trace):
-                return False
-            frontier.append(user)
-    return True
-
-
-def _keeps_tokens_apart(node: Node, trace: TokenTrace) -> bool:
-    """Whether each token of the result depends on the same token of the operand alone."""
-    names = {
-        "layer_norm",
-        "linear",
-        "dropout",
-        "slice",
-        "gelu",
-        "mul",
-        "add",
-        "clone",
-        "contiguous",
-    }
-    name = getattr(node.target, "__name__", "").split(".")[0]
-    pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
-    return (pointwise or name in names) and trace.axes[node] == ((1, 0),)
-
-
-def _why_none(graph: Graph) -> str:
-    """What the graph has instead of attention whose result is added to a stream of tokens."""
-    attentions = find_attentions(graph)
-    if attentions:
-        core = attentions[0].core
-        return (
-            f"{core.target} in {meta.module_path(core)} attends, but is added to no stream it reads"
-        )
-    nodes = [n for n in graph.nodes if n.op == "call_function"]
-    for node in nodes:
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            return f"{node.target} in {meta.module_path(node)}: a part that is not looked into"
-    for kind, names in (
-        (
-            "a softmax, but not between products of queries, keys and values",
-            {"softmax", "_softmax"},
-        ),
-        (
-            "a product of two activations without a softmax between two of them",
-            {"matmul", "bmm", "einsum"},
-        ),
-        ("no product of two activations", {"linear", "conv2d", "convolution"}),
-    ):
-        for node in nodes:
-            if getattr(node.target, "__name__", "").split(".")[0] in names:
-                return f"{node.target} in {meta.module_path(node)}: {kind}"
-    return "no linear layer"
+    labels = ("block[0].attention:input", "block[0].scan:input")
+    return next((label for label in labels if label in table), None)
 
 
 def _parse(site: str) -> tuple[int, str]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
+from prunepass.analyse.refusals import tokens_kept_apart
 from prunepass.analyse.scan import Order, token_orders
 from prunepass.analyse.sites import (
     fixed_tokens,
     labelled,
     narrowed_attention,
     prefix_tokens,
-    tokens_kept_apart,
 )
 from prunepass.analyse.token_positions import Refusal
 from prunepass.analyse.token_trace import TokenTrace, trace_tokens
