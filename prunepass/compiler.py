@@ -158,6 +158,10 @@ def examined(
         UnsupportedGraph: Something would fail on the target, or be wrong without a word.
         BackendError: The backend failed.
     """
+    if backend.name == "tensorrt":
+        told = check(program, ("onnxscript",))
+        engine = backend.build(program, folder)
+        return engine, told + check(next(folder.glob("*.onnx")), ("tensorrt",))
     if not isinstance(backend, OnnxBackend):
         return backend.build(program, folder), ()
     told = check(program, ("onnxscript",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,13 +37,22 @@ def files(path: Path) -> tuple[Path, ...]:
         for file in path.rglob("*")
         if file.suffix in _SUFFIXES and len(file.relative_to(path).parts) <= _DEPTH
     )
+    graphs = [file for file in found if not is_compiled(file)]
     if not found:
         raise ModelError(
             f"{path} holds no graph",
             found="no .onnx, .pt2 or .ep file in it",
             fix="a bundle, or the path of an ONNX file or a program",
         )
-    return tuple(found)
+    return tuple(graphs or found)
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether a file is a package of AOTInductor: code, with no graph in it."""
+    if path.suffix != ".pt2" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/aotinductor/" in name for name in archive.namelist())
 
 
 def kind_of(path: Path) -> str:

@@ -14,6 +14,7 @@ from torch.fx import Node as FxNode
 
 import prunepass.ops.selective_scan
 import prunepass.ops.token_places  # noqa: F401  (operations that programs call)
+from prunepass.doctor.read import is_compiled
 from prunepass.doctor.view import Node, Value, View
 from prunepass.errors import ModelError
 from prunepass.graph.meta import module_path
@@ -34,9 +35,7 @@ def read_program(path: Path) -> View:
             found="no such file" if not path.exists() else "no archive",
             fix=again,
         )
-    with zipfile.ZipFile(path) as archive:
-        compiled = any("/aotinductor/" in name for name in archive.namelist())
-    if compiled:
+    if is_compiled(path):
         raise ModelError(
             f"{path} holds compiled code, which has no graph to look at",
             found="a package of AOTInductor",

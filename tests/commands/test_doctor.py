@@ -66,6 +66,7 @@ def test_a_table_at_a_terminal(
     bad: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["doctor", str(bad), "--target", "tensorrt==10.13"]) == 1
     said = capsys.readouterr().out
     assert "what to do" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,16 @@ def test_a_program_goes_to_other_targets_than_a_file(tmp_path: Path) -> None:
     assert examine(path) == ()
     with pytest.raises(UsageError, match="does not read"):
         examine(path, targets=("onnxruntime",))
+
+
+def test_compiled_code_has_no_graph(tmp_path: Path) -> None:
+    """A package of AOTInductor is refused alone, and passed over beside a graph."""
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data/aotinductor/model/code.so", "")
+    for subject in (path, tmp_path):
+        with pytest.raises(ModelError, match="compiled code") as error:
+            examine(subject)
+        assert three_lines(error)
+    (tmp_path / "model.onnx").write_bytes(RELU().SerializeToString())
+    assert [file.name for file in files(tmp_path)] == ["model.onnx"]
