@@ -7,12 +7,14 @@ from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prunepass.commands.request import Say
 from prunepass.doctor.findings import Finding, examine
 from prunepass.doctor.read import files, kind_of
 from prunepass.doctor.target import TARGETS, default_targets
+
+if TYPE_CHECKING:  # It brings torch along, which an ONNX file does not need.
+    from prunepass.commands.request import Say
 
 
 def arguments(parser: ArgumentParser) -> None:
