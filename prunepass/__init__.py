@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prunepass.calibrate import Batch
     from prunepass.capturing import capture
     from prunepass.compiler import Compiled, build, compile
+    from prunepass.doctor.findings import Finding, examine
     from prunepass.errors import PrunepassError
     from prunepass.importance.scores import LayerScores, layer_scores
     from prunepass.kernels.sparse_linear import sparse_linear
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Compiled",
+    "Finding",
     "LayerScores",
     "Plan",
     "PrunepassError",
@@ -42,6 +44,7 @@ __all__ = [
     "build",
     "capture",
     "compile",
+    "examine",
     "language",
     "layer_scores",
     "plan",
@@ -55,6 +58,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "calibrate",
     "Compiled": "compiler",
+    "Finding": "doctor.findings",
     "LayerScores": "importance.scores",
     "Plan": "plans",
     "PrunepassError": "errors",
@@ -66,6 +70,7 @@ _HOMES = {
     "build": "compiler",
     "capture": "capturing",
     "compile": "compiler",
+    "examine": "doctor.findings",
     "layer_scores": "importance.scores",
     "plan": "planners.budget",
     "plan_for": "search.decide",

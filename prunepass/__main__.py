@@ -17,7 +17,10 @@ _ERROR = "prunepass: "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 model or plan, 2 usage, 3 backend."""
+    """Runs one command and returns its exit code: 0 done, 1 model or plan, 2 usage, 3 backend.
+
+    A command that ran may still say 1: `prunepass doctor` where something would fail.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(given[0] if given else None)
     words = parser.parse_args(given)
@@ -38,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     if getattr(words, "json", False):
         print(json.dumps(result))
-    return 0
+    told = getattr(command, "exit_code", None)
+    return told(result) if told is not None else 0
 
 
 def _say(words: argparse.Namespace) -> Callable[..., None]:

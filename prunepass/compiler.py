@@ -16,10 +16,13 @@ from torch.export import ExportedProgram
 
 from prunepass.analyse.flops import macs as count_macs
 from prunepass.apply import apply_with_records
+from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.protocol import Backend, Engine
 from prunepass.backends.table import backend as find_backend
 from prunepass.bundle import Manifest, check_free, read_manifest, write_text, writing, written
 from prunepass.capturing import capture
+from prunepass.doctor.before_building import check, one_line
+from prunepass.doctor.findings import Finding
 from prunepass.errors import BackendError, UsageError
 from prunepass.measure.environment import environment
 from prunepass.planners.budget import plan as make_plan
@@ -79,7 +82,7 @@ def build(
     final = program if batch is None else specialise(program, batch=batch)
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
-        return chosen.build(final, place)
+        return examined(chosen, final, place)[0]
 
 
 def compile(
@@ -144,6 +147,30 @@ def compile(
     )  # fmt: skip
 
 
+def examined(
+    backend: Backend, program: ExportedProgram, folder: Path
+) -> tuple[Engine, tuple[Finding, ...]]:
+    """The engine of a program, and what the doctor says of it that does not stop a build.
+
+    An ONNX file is examined before a session is made of it.
+
+    Raises:
+        UnsupportedGraph: Something would fail on the target, or be wrong without a word.
+        BackendError: The backend failed.
+    """
+    if backend.name == "tensorrt":
+        told = check(program, ("onnxscript",))
+        engine = backend.build(program, folder)
+        return engine, told + check(next(folder.glob("*.onnx")), ("tensorrt",))
+    if not isinstance(backend, OnnxBackend):
+        return backend.build(program, folder), ()
+    told = check(program, ("onnxscript",))
+    backend.write(program, folder)
+    if backend.providers == ("CPUExecutionProvider",):
+        told += check(next(folder.glob("*.onnx")), ("onnxruntime",))
+    return backend.load(folder), told
+
+
 def assemble(
     program: ExportedProgram,
     smaller: ExportedProgram,
@@ -161,12 +188,12 @@ def assemble(
 ) -> Compiled:
     """Builds both engines of a bundle, checks them against their programs, writes it all down."""
     with written(folder, force=force) as scratch:
-        differences = {}
+        differences, told = {}, {}
         for part, source in (("dense", program), ("compressed", smaller)):
             with clock(f"build {part}"):
                 (scratch / part).mkdir()
                 final = source if batch is None else specialise(source, batch=batch)
-                engine = backend.build(final, scratch / part)
+                engine, told[part] = examined(backend, final, scratch / part)
             with clock(f"check {part}"):
                 differences[part] = _difference(engine, final, part)
             del engine  # Two sessions at once would hold all weights twice.
@@ -183,6 +210,7 @@ def assemble(
             difference_dense=differences["dense"],
             difference=differences["compressed"],
             seconds=dict(clock.seconds),
+            findings=tuple(dict.fromkeys(one_line(f) for f in told["compressed"])),
             environment=environment(),
         )
         manifest = Manifest(

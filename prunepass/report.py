@@ -27,6 +27,8 @@ class Report:
         difference: The same for the compressed engine; median over the examples tried, since a
             near tie of scores may fall differently in one of them.
         seconds: Stage -> seconds it took.
+        findings: What the doctor says of the compressed engine, a line each: what is slow or
+            takes a longer way on what it was built for.
         environment: Machine and versions.
     """
 
@@ -42,6 +44,7 @@ class Report:
     difference_dense: float
     difference: float
     seconds: Mapping[str, float]
+    findings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,6 +78,9 @@ class Report:
             ),
             ("time", ", ".join(f"{k} {v:.1f} s" for k, v in self.seconds.items())),
         ]
+        if self.findings:
+            more = f" and {len(self.findings) - 1} more" if len(self.findings) > 1 else ""
+            lines.append(("doctor", f"{self.findings[0]}{more}"))
         if self.weights == "random":
             lines.append(("note", "random weights: speed and structure only, no quality"))
         width = max(len(name) for name, _ in lines)

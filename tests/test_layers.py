@@ -38,6 +38,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "measure": (6, _RUNNING),
     "report": (7, {"errors", "plans", "records"}),
     "bundle": (7, {"errors", "plans", "records"}),
+    "doctor": (7, {"errors", "ops", "graph", "kernels"}),
     # Planners that run drafts on pictures and engines on this machine.
     "search": (
         7,

@@ -10,6 +10,7 @@ COMMANDS = {
     "layers": "score the layers of a model by importance",
     "plan": "make a plan and write it to a file",
     "compile": "compile a model into a bundle",
+    "doctor": "tell what will fail in a graph before an engine is built",
     "generate": "answer a prompt with a bundle",
     "bench": "time a bundle: dense against compressed",
     "eval": "quality of a bundle on labelled pictures",

@@ -14,7 +14,7 @@ from prunepass.analyse.flops import macs
 from prunepass.apply import apply_with_records
 from prunepass.backends.protocol import Engine
 from prunepass.bundle import check_free, write_text, written
-from prunepass.compiler import AGREEMENT, Clock, available
+from prunepass.compiler import AGREEMENT, Clock, available, examined
 from prunepass.errors import BackendError, PlanError, UnsupportedGraph
 from prunepass.language.generate import LanguageBundle, load
 from prunepass.language.manifest import ENGINES, LanguageManifest
@@ -90,7 +90,7 @@ def compile(
         for part, source in zip(ENGINES, (program, smaller), strict=True):
             with clock(f"build {part}"):
                 (scratch / part).mkdir()
-                engine = chosen.build(source, scratch / part)
+                engine, _ = examined(chosen, source, scratch / part)
             with clock(f"check {part}"):
                 check_engine(engine, source, part, program)
             del engine

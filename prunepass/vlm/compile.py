@@ -15,6 +15,7 @@ from prunepass.backends.onnx_weights import SharedWeights
 from prunepass.backends.protocol import Backend, Engine
 from prunepass.bundle import check_free, write_text, written
 from prunepass.compiler import AGREEMENT, Clock, available
+from prunepass.doctor.before_building import check
 from prunepass.errors import BackendError
 from prunepass.plans import Plain
 from prunepass.vlm.generate import VlmBundle
@@ -114,8 +115,9 @@ def _built(
     """An engine; of ONNX with its weights among those of the others, as many are the same."""
     if not isinstance(backend, OnnxBackend):
         return backend.build(program, folder)
+    check(program, ("onnxscript",))
     backend.write(program, folder)
-    weights.take_in(folder)
+    check(weights.take_in(folder), ("onnxruntime",))
     return backend.load(folder)
 
 
