@@ -148,8 +148,8 @@ def check_together(words: Namespace) -> None:
     """Raises UsageError where options of planning contradict each other."""
     planning = [n for n in PLANNING if getattr(words, n, None) is not None]
     dropping = [n for n in DROPPING if getattr(words, n, None) is not None]
-    others = [n for n in ("method", "flops", "action", "at", "plan", *dropping)
-              if getattr(words, n, None) is not None]  # fmt: skip
+    decided = ("method", "flops", "action", "at", "plan", "keep", "option", *dropping)
+    others = [n for n in decided if getattr(words, n, None) is not None]
     if planning and others:
         raise UsageError(
             "the planner decides how, so nothing else may",

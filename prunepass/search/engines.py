@@ -18,7 +18,7 @@ from prunepass.measure.timing import interleaved, speedup
 from prunepass.plans import Plan, Step
 from prunepass.specialise import specialise
 
-RUNS = 40
+RUNS = 30
 
 
 @dataclass(frozen=True)
