@@ -47,12 +47,18 @@ class EngineTimer:
         program: Dense.
         backend: What builds the engines.
         batch: Fixes the batch size; None leaves it free, as a bundle does, and times one example.
+        runs: Measured runs of each.
     """
 
     def __init__(
-        self, program: ExportedProgram, backend: Backend, *, batch: int | None = None
+        self,
+        program: ExportedProgram,
+        backend: Backend,
+        *,
+        batch: int | None = None,
+        runs: int = RUNS,
     ) -> None:
-        self._program, self._backend, self._batch = program, backend, batch
+        self._program, self._backend, self._batch, self._runs = program, backend, batch, runs
         self._folder = tempfile.TemporaryDirectory()
         self._dense: Engine | None = None
 
@@ -71,7 +77,7 @@ class EngineTimer:
                     method="timed", steps=tuple(steps), fingerprint=fingerprint(self._program)
                 )
                 engines["plan"] = self._built(apply_plan(self._program, plan), Path(folder))
-            timings = interleaved(engines, self._inputs(), runs=RUNS)
+            timings = interleaved(engines, self._inputs(), runs=self._runs)
         dense = timings["dense"]
         if not steps:
             return Timed(dense.median_ms, dense.median_ms, 1.0)

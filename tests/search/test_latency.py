@@ -20,6 +20,8 @@ from prunepass.search.latency_cache import place_of, read_table, write_table
 from prunepass.search.recipe import Recipe, Recipes
 from tests.search.small import DENSE_MS, SIZE, TOKENS, ReckonedTimer, Share, small_vit
 
+BRIEF = 0.01
+"""Minutes: time for ways to reduce tokens; layers where it takes them."""
 LINEAR: Share = lambda macs, reduced, gone: (  # noqa: E731
     0.06 + 0.7 * macs + 0.24 * (1 - gone / (2 * SIZE["depth"])) + 0.002 * reduced
 )
@@ -105,15 +107,13 @@ def test_tables_are_kept_under_what_they_were_measured_with(
     write_table(Path("/proc/no/such/place.json"), LatencyTable((0.0,) * 4))  # nothing happens
 
 
-@pytest.mark.parametrize(
-    "target", ["latency<=0.8", "latency<=0.65", "latency<=0.5", "latency<=11ms"]
-)
+@pytest.mark.parametrize("target", ["latency<=0.8", "latency<=0.5", "latency<=13ms"])
 def test_a_target_is_met_on_a_machine_the_table_describes(
     target: str, program: ExportedProgram, recipes: Recipes, images: torch.Tensor
 ) -> None:
     timer = ReckonedTimer(recipes, LINEAR)
-    plan = plan_for(program, images, target=target, timer=timer, minutes=0.2)
-    wanted = 11.0 / DENSE_MS if target.endswith("ms") else float(target.partition("<=")[2])
+    plan = plan_for(program, images, target=target, timer=timer, minutes=BRIEF)
+    wanted = 13.0 / DENSE_MS if target.endswith("ms") else float(target.partition("<=")[2])
     assert timer.of(plan.steps) == pytest.approx(wanted, rel=0.03)
     assert plan.notes["cost"] == pytest.approx(DENSE_MS * timer.of(plan.steps), abs=1e-3)
     assert plan.notes["dense_cost"] == DENSE_MS
@@ -132,7 +132,7 @@ def test_a_machine_that_is_not_as_its_table_says_is_met_all_the_same(
             return min(1.0, 1.4 * found**1.5) if steps and late else found
 
     timer = Aged(recipes, LINEAR)
-    plan = plan_for(program, images, target=f"latency<={share}", timer=timer, minutes=0.2)
+    plan = plan_for(program, images, target=f"latency<={share}", timer=timer, minutes=BRIEF)
     assert timer.of(plan.steps) == pytest.approx(share, rel=0.05)
     told = [line for line in plan.notes["why"] if line.startswith("timed")]
     assert 2 <= len(told) <= 5
@@ -152,7 +152,7 @@ def test_declined_where_engines_do_not_gain_what_was_predicted(
             return 0.99 if steps and late else super().of(steps)  # type: ignore[arg-type]
 
     with pytest.raises(PlanError, match="declined: nothing gains") as error:
-        plan_for(program, images, target="latency<=0.7", timer=Slow(recipes, LINEAR), minutes=0.2)
+        plan_for(program, images, target="latency<=0.7", timer=Slow(recipes, LINEAR), minutes=BRIEF)
     assert f"the dense model {DENSE_MS:.2f} ms" in str(error.value)
 
 
@@ -162,7 +162,7 @@ def test_declined_where_a_run_itself_is_what_costs(
     """Planted: a machine on which next to nothing depends on the work."""
     timer = ReckonedTimer(recipes, lambda macs, reduced, gone: 0.97 + 0.02 * macs)
     with pytest.raises(PlanError, match=r"declined: nothing gains 1\.05 times here"):
-        plan_for(program, images, target="latency<=0.7", timer=timer, minutes=0.2)
+        plan_for(program, images, target="latency<=0.7", timer=timer, minutes=BRIEF)
 
 
 def test_declined_where_scoring_costs_more_than_it_saves(
@@ -171,7 +171,7 @@ def test_declined_where_scoring_costs_more_than_it_saves(
     """Planted: each reduction costs a quarter of the model, and layers cost nothing."""
     timer = ReckonedTimer(recipes, lambda macs, reduced, gone: 1.0 + 0.25 * reduced)
     with pytest.raises(PlanError, match=r"declined: nothing gains 1\.05 times here"):
-        plan_for(program, images, target="latency<=0.7", timer=timer, minutes=0.2)
+        plan_for(program, images, target="latency<=0.7", timer=timer, minutes=BRIEF)
 
 
 def test_a_target_out_of_reach_names_one_that_is_met(
@@ -179,16 +179,16 @@ def test_a_target_out_of_reach_names_one_that_is_met(
 ) -> None:
     timer = ReckonedTimer(recipes, lambda macs, reduced, gone: 0.55 + 0.45 * macs)
     with pytest.raises(PlanError, match="cannot be met") as error:
-        plan_for(program, images, target="latency<=0.3", timer=timer, minutes=0.2)
+        plan_for(program, images, target="latency<=0.3", timer=timer, minutes=BRIEF)
     told = str(error.value).split("--target '")[1].split("'")[0]
-    plan = plan_for(program, images, target=told, timer=timer, minutes=0.2)
+    plan = plan_for(program, images, target=told, timer=timer, minutes=BRIEF)
     assert timer.of(plan.steps) <= 1.05 * float(told.partition("<=")[2])
 
 
 def test_engines_are_built_and_timed(program: ExportedProgram, recipes: Recipes) -> None:
     steps = recipes.steps(Recipe("tome"), 0.6)
     for batch in (None, 3):
-        timer = EngineTimer(program, EagerBackend(), batch=batch)
+        timer = EngineTimer(program, EagerBackend(), batch=batch, runs=3)
         assert timer(()).ratio == 1.0
         found = timer(steps)
         assert found.milliseconds > 0

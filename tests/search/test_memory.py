@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from prunepass.apply import apply_plan
 from prunepass.capturing import capture
 from prunepass.errors import PlanError
-from prunepass.plans import Plan, Step
+from prunepass.plans import Step
 from prunepass.search.decide import plan_for
 from prunepass.search.memory import memory
 from tests.search.small import SIZE, TOKENS, small_vit
@@ -74,24 +74,22 @@ def test_fewer_tokens_in_front_of_everything_lower_the_peak(program: ExportedPro
     assert memory(program, [step]) < memory(program, ())
 
 
-@pytest.mark.parametrize("share", [0.8, 0.6])
 def test_a_target_of_memory_is_met_by_dropping_layers(
-    share: float, program: ExportedProgram, images: Tensor
+    program: ExportedProgram, images: Tensor
 ) -> None:
-    plan = plan_for(program, images, target=f"memory<={share}", minutes=0.3)
-    assert any(step.kind == "drop_layers" for step in plan.steps)
     dense = memory(program, ())
-    assert memory(program, plan.steps) <= share * dense * 1.005
+    plan = plan_for(program, images, target=f"memory<={0.75 * dense / 1e6}MB", minutes=0.01)
+    assert any(step.kind == "drop_layers" for step in plan.steps)
+    assert memory(program, plan.steps) <= 0.75 * dense * 1.005
     assert plan.notes["cost"] == memory(program, plan.steps)
     applied = apply_plan(program, plan)
-    assert sum(x.nbytes for x in applied.parameters()) < sum(x.nbytes for x in program.parameters())
+    left, before = (sum(x.nbytes for x in p.parameters()) for p in (applied, program))
+    assert left < before
 
 
-def test_bytes_can_be_asked_for(program: ExportedProgram, images: Tensor) -> None:
-    dense = memory(program, ())
+def test_what_memory_cannot_fall_below_is_told(program: ExportedProgram, images: Tensor) -> None:
     with pytest.raises(PlanError, match="cannot be met") as error:
-        plan_for(program, images, target="memory<=0.01MB", minutes=0.3)
-    told = str(error.value).split("--target '")[1].split("'")[0]
-    plan = plan_for(program, images, target=told, minutes=0.3)
-    assert plan.notes["cost"] < dense / 1.05
-    assert isinstance(plan, Plan)
+        plan_for(program, images, target="memory<=0.1", minutes=0.01)
+    least = float(str(error.value).split("reached is memory ")[1].split("MB")[0]) * 1e6
+    weights = memory(program, ()) - memory(program, drops("block[1]", "block[2]"))
+    assert memory(program, ()) - least >= 0.99 * weights
