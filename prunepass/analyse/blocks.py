@@ -11,6 +11,7 @@ import torch
 from torch.fx import Graph, Node
 
 from prunepass.analyse.sites import labelled
+from prunepass.graph import meta
 
 _aten = torch.ops.aten
 NORMS = frozenset(
@@ -117,7 +118,9 @@ def find_blocks(graph: Graph) -> tuple[Block, ...]:
 def _branch(table: Mapping[str, Node], site: str, block: int, order: Mapping[Node, int]) -> Branch:
     source, node = table[f"{site}:input"], table[f"{site}:output"]
     first, second = node.args[:2]
-    added = second if first is source else first
+    assert isinstance(first, Node)
+    # A stream may be cast to its own type on its way: Llama's is, where it is added.
+    added = second if meta.uncast(first) is source else first
     assert isinstance(added, Node)
     inside = ancestors(added) - ancestors(source)
     nodes = sorted(inside, key=lambda n: order[n])

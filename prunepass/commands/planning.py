@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from prunepass.calibrate import Batch
 from prunepass.commands.request import Say, labelled_batches, options_of, shares_of
+from prunepass.compiler import check_batch
 from prunepass.errors import UsageError
 from prunepass.importance.scores import LayerScores, layer_scores
 from prunepass.planners.budget import plan as make_plan
@@ -124,10 +125,11 @@ def target_plan(words: Namespace, loaded: LoadedModel, program: ExportedProgram,
     images, labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     memory = Path(words.output).with_name(f"{Path(words.output).name}.search.jsonl")
     memory.parent.mkdir(parents=True, exist_ok=True)
+    batch = check_batch(getattr(words, "batch", "dynamic"))
     with bar("trials", None) as advance:
         made = plan_for(
             program, images, target=words.target, floor=words.floor, labels=labels,
-            minutes=words.minutes, backend=getattr(words, "backend", "onnx"),
+            minutes=words.minutes, backend=getattr(words, "backend", "onnx"), batch=batch,
             memory_file=memory, say=lambda text: say(text, stage=True), progress=advance,
         )  # fmt: skip
     memory.unlink(missing_ok=True)
@@ -146,8 +148,8 @@ def check_together(words: Namespace) -> None:
     """Raises UsageError where options of planning contradict each other."""
     planning = [n for n in PLANNING if getattr(words, n, None) is not None]
     dropping = [n for n in DROPPING if getattr(words, n, None) is not None]
-    others = [n for n in ("method", "flops", "action", "at", "plan", *dropping)
-              if getattr(words, n, None) is not None]  # fmt: skip
+    decided = ("method", "flops", "action", "at", "plan", "keep", "option", *dropping)
+    others = [n for n in decided if getattr(words, n, None) is not None]
     if planning and others:
         raise UsageError(
             "the planner decides how, so nothing else may",

@@ -9,17 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from prunepass.bundle import check_free, read_plan
 from prunepass.errors import ModelError, UsageError
 from prunepass.language.bench import bench_decoding
 from prunepass.language.compile import compile as compile_model
 from prunepass.language.generate import load
+from prunepass.language.programs import capture
+from prunepass.plans import Plan
+from prunepass.progress import bar
+from prunepass.search.inputs import keep_for
 from prunepass.sources.language import load_language
 
 Say = Callable[..., None]
 _OTHERS = (
-    "flops", "action", "at", "images", "after", "positions", "image_size", "decode_keep",
-    "decode_method",
+    "flops", "action", "at", "images", "after", "positions", "image_size", "drop_layers", "score",
+    "option", "decode_keep", "decode_method",
 )  # fmt: skip
 """Options of `compile` that make no sense for language models."""
 
@@ -34,7 +40,10 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
             found=found,
             fix="--method, --keep and --texts say what is read; any batch is taken",
         )
-    if (words.keep is None) == (words.plan is None):
+    planned = words.target is not None or words.floor is not None
+    if planned:
+        _check_planned(words)
+    elif (words.keep is None) == (words.plan is None):
         raise UsageError(
             "a language model needs the share of inputs that stay, or a plan",
             found="both" if words.keep else "neither --keep nor --plan",
@@ -47,6 +56,8 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
     loaded = load_language(words.model, weights=words.weights, dtype=words.dtype)
     texts = None if words.texts is None else read_texts(Path(words.texts), loaded.tokenizer)
     options = {} if words.smallest is None else {"smallest": words.smallest}
+    if planned:
+        plan, texts = _planned(words, loaded.module, texts or [], say, **options), None
     bundle = compile_model(
         loaded.module, loaded.tokenizer, method=words.method or "wina", keep=keep, plan=plan,
         calibration=texts, backend=words.backend, folder=words.output, force=words.force,
@@ -71,6 +82,43 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
         say("note              random weights: speed and structure only, no quality")
     say(f"bundle            {words.output}")
     return {}
+
+
+def _check_planned(words: Namespace) -> None:
+    """Raises UsageError where a planner has no texts, or is asked for what it leaves alone."""
+    if words.rotate:
+        raise UsageError(
+            "the planner does not rotate", found="--rotate with --target or --floor",
+            fix="--keep 0.5 --rotate",
+        )  # fmt: skip
+    if words.texts is None:
+        raise UsageError(
+            "a planner of a language model needs texts",
+            found="--target or --floor without --texts",
+            fix="--texts FILE, one a line",
+        )
+
+
+def _planned(
+    words: Namespace, model: nn.Module, texts: list[list[int]], say: Say, **options: Any
+) -> Plan:
+    """The plan that `--target` and `--floor` ask for."""
+    say(f"planning on {len(texts)} texts, at most {words.minutes:g} minutes", stage=True)
+    program, speaking = capture(model), capture(model, every=True)
+    with bar("trials", None) as advance:
+        made = keep_for(
+            program, speaking, texts, target=words.target, floor=words.floor,
+            minutes=words.minutes, progress=advance, **options,
+        )  # fmt: skip
+    for line in made.notes["why"]:  # type: ignore[union-attr]
+        say(f"  {line}")
+    say(
+        f"{made.notes['recipe']}: {made.notes['macs_ratio']} of the MACs a token, KL "
+        f"{made.notes['kl_unseen']}, agreement {made.notes['agreement_unseen']:.1%} on texts the "
+        "search did not see",
+        stage=True,
+    )
+    return made
 
 
 def generate(words: Namespace, *, say: Say) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from prunepass.graph.edit import open_module
 from prunepass.measure.fidelity import kl
 from prunepass.passes.draft import draft
 from prunepass.plans import Step
+from prunepass.search.recipe import key_of
 
 BATCH = 25
 FIRST = 64
@@ -79,7 +80,7 @@ class Judge:
         memory: A file where verdicts are kept, None to keep none.
 
     Raises:
-        ModelError: Too few pictures, or no class scores.
+        ModelError: Too few pictures, such as the model does not take, or no class scores.
         UsageError: The file is of another search.
     """
 
@@ -92,12 +93,7 @@ class Judge:
         seed: int = 0,
         memory: Path | None = None,
     ) -> None:
-        if len(images) < FEWEST:
-            raise ModelError(
-                f"a planner needs at least {FEWEST} pictures",
-                found=str(len(images)),
-                fix="another --images",
-            )
+        _check_data(images, labels)
         order = list(range(len(images)))
         random.Random(seed).shuffle(order)
         half = len(order) // 2
@@ -134,8 +130,7 @@ class Judge:
         """
         whole = len(self.images[part])
         count = min(count or whole, whole)
-        name = json.dumps([[s.kind, s.site, s.rule, s.keep, s.action, dict(s.options)]
-                           for s in steps])  # fmt: skip
+        name = key_of(steps)
         key = hashlib.sha256(f"{part} {count} {name}".encode()).hexdigest()[:24]
         if key not in self._verdicts:
             wider = hashlib.sha256(f"{part} {whole} {name}".encode()).hexdigest()[:24]
@@ -218,6 +213,28 @@ def _answers(module: torch.fx.GraphModule, images: Tensor) -> Tensor:
             scores_of(run(module, Batch((part,))))[: len(part)] for part in images.split(BATCH)
         ]
     return torch.cat(parts)
+
+
+def _check_data(images: Tensor, labels: Tensor | None) -> None:
+    """Raises ModelError where pictures or labels are not what a planner can go by."""
+    if len(images) < FEWEST:
+        raise ModelError(
+            f"a planner needs at least {FEWEST} pictures",
+            found=str(len(images)),
+            fix="another --images",
+        )
+    if not bool(images.isfinite().all()):
+        raise ModelError(
+            "pictures of a planner hold no finite numbers",
+            found="inf or nan",
+            fix="pictures as the model takes them",
+        )
+    if labels is not None and len(labels) != len(images):
+        raise ModelError(
+            "pictures of a planner have a label each, or none has one",
+            found=f"{len(labels)} labels, {len(images)} pictures",
+            fix="-1 where a label is unknown",
+        )
 
 
 def _digest(program: ExportedProgram, images: Tensor, seed: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -179,6 +180,13 @@ class Recipes:
             macs = count(module.graph.nodes, lambda n: meta.concrete_shape(n, 1) or ())
             self._opened[dropped] = _Opened(module, replace(self.sites, items=items), macs)
         return self._opened[dropped]
+
+
+def key_of(steps: Sequence[Step]) -> str:
+    """A name for steps: alike for those that do the same."""
+    return json.dumps(
+        [[s.kind, s.site, s.rule, s.keep, s.action, dict(s.options)] for s in steps]
+    )  # fmt: skip
 
 
 Cost = Callable[[Sequence[Step]], float]

@@ -56,7 +56,7 @@ def told(kind: str, value: float, *, absolute: bool) -> str:
     """A cost as a person reads it."""
     if not absolute:
         return f"{value:.3f}"
-    return f"{value:.2f}ms" if kind == "latency" else f"{value / 1e6:.1f}MB"
+    return f"{value:.2f}ms" if kind == "latency" else f"{value / 1e6:.4g}MB"
 
 
 def target(text: str) -> Target:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prunepass.errors import PrunepassError
 from prunepass.plans import Plain, Step
@@ -73,6 +73,19 @@ class Trials:
             return self.judged(recipe, steps, cost, count=count)
         except PrunepassError:
             return None
+
+    def at_ratio(self, recipe: Recipe, ratio: float, *, count: int = 0) -> Trial | None:
+        """A recipe at a share of the dense MACs, whatever that costs; None if it cannot."""
+        try:
+            steps = self.recipes.steps(recipe, ratio)
+            return self.judged(recipe, steps, self.cost(steps), count=count)
+        except PrunepassError:
+            return None
+
+    def reprice(self, cost: Cost) -> None:
+        """What steps cost from now on, and what those cost that were tried before."""
+        self.cost = cost
+        self.done = [replace(trial, cost=cost(trial.steps)) for trial in self.done]
 
     def judged(
         self, recipe: Recipe, steps: Sequence[Step], cost: float, *, count: int = 0

@@ -72,6 +72,14 @@ def test_layers_dropped_into_a_bundle(
         (["--target", "flops<=0.6", "--drop-layers", "2"], 2),
         (["--target", "flops<=0.6"], 2),
         (["--floor", "kl<=0.1", "--flops", "0.5"], 2),
+        (["--target", "flops<=0.6", "--keep", "0.5"], 2),
+        (["--target", "flops<=0.6", "--option", "alignment=hold"], 2),
+        (["--target", "flops>=0.6", "--images", "{pictures}"], 2),
+        (["--floor", "flops<=0.6", "--images", "{pictures}"], 2),
+        (["--floor", "kl<=0.1", "--images", "{pictures}", "--texts", "a.txt"], 2),
+        (["--target", "flops<=0.6", "--images", "{text}"], 1),
+        (["--target", "flops<=0.6", "--images", "{few}"], 1),
+        (["--target", "latency<=5ms", "--images", "{pictures}", "--batch", "none"], 2),
         (["--score", "bi"], 2),
         (["--drop-layers", "2", "--score", "bi"], 1),
         (["--drop-layers", "7", "--score", "zd"], 1),
@@ -85,9 +93,15 @@ def test_layers_dropped_into_a_bundle(
     ],
 )
 def test_contradictions_are_three_lines(
-    words: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "bundle"
+    words: list[str], code: int, pictures: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder, text, few = tmp_path / "bundle", tmp_path / "a.txt", tmp_path / "few"
+    text.write_text("no picture\n")
+    few.mkdir()
+    for path in sorted(pictures.iterdir())[:5]:
+        (few / path.name).write_bytes(path.read_bytes())
+    words = [word.format(pictures=pictures, text=text, few=few) for word in words]
     assert main(["compile", MODEL, *words, "--backend", "eager", "-o", str(folder)]) == code
     said = capsys.readouterr().err
     assert len(said.strip().splitlines()) == 3, said

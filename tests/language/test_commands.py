@@ -36,6 +36,20 @@ def test_compile_bench_and_generate(
     assert "exists" in capsys.readouterr().err
 
 
+def test_the_planner_decides_what_is_read(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text("\n".join(map(json.dumps, texts(8))))
+    command = ["compile", f"hf/{folder}", "--target", "flops<=0.7", "--backend", "eager",
+               "--smallest", "0", "--texts", str(lines), "-o", str(tmp_path / "b")]  # fmt: skip
+    assert main(command) == 0
+    assert "on texts the search did not see" in capsys.readouterr().out
+    plan = json.loads((tmp_path / "b" / "plan.json").read_text())
+    assert plan["notes"]["macs_ratio"] <= 0.7
+    assert plan["notes"]["target"] == "flops<=0.700"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
@@ -49,6 +63,10 @@ def test_compile_bench_and_generate(
         (["--keep", "0.5", "--method", "tome"], 2, "no method of sparse activation"),
         (["--keep", "0.5", "--dtype", "int4"], 2, "no dtype called"),
         (["--keep", "0.5", "--texts", "nowhere.jsonl"], 1, "cannot read texts"),
+        (["--keep", "0.5", "--drop-layers", "1"], 2, "--drop-layers"),
+        (["--keep", "0.5", "--target", "flops<=0.6"], 2, "nothing else may"),
+        (["--target", "flops<=0.6"], 2, "needs texts"),
+        (["--floor", "kl<=0.1", "--rotate", "--texts", "t.jsonl"], 2, "does not rotate"),
     ],
 )
 def test_wrong_words_are_answered_in_three_lines(

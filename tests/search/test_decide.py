@@ -19,31 +19,19 @@ from prunepass.search.decide import plan_for
 from prunepass.search.judge import Judge
 from prunepass.search.recipe import Recipe, Recipes
 from tests.conftest import Captured
-from tests.planners.plain_vit import PlainVit
+from tests.search.small import small_vit
 from tests.tiny_models import images as pictures
-
-SIZE = {"depth": 4, "grid": 6, "patch": 4, "channels": 24, "heads": 2, "classes": 7}
-
-
-def model(*, useless: int | None = None) -> PlainVit:
-    made = PlainVit(**SIZE)
-    made.head.weight.mul_(40.0)  # answers that differ from picture to picture
-    if useless is not None:
-        for part in (made.proj[useless], made.fc2[useless]):
-            part.weight.mul_(1e-3)
-            part.bias.zero_()
-    return made
 
 
 @pytest.fixture(scope="module")
 def program() -> ExportedProgram:
-    made = model(useless=2)
+    made = small_vit(useless=2)
     return capture(made, (made.images(2),))
 
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    return model().images(24)
+    return small_vit().images(24)
 
 
 @pytest.fixture(scope="module")

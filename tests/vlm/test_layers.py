@@ -11,9 +11,13 @@ import pytest
 import torch
 from torch.export import ExportedProgram
 
+from prunepass.analyse.blocks import find_blocks
 from prunepass.errors import ModelError, PlanError
+from prunepass.graph.edit import open_module
 from prunepass.importance.scores import layer_scores
+from prunepass.importance.table import LAYER_SCORES
 from prunepass.vlm.layers import layers_left, prompt_batch, without_layers
+from prunepass.vlm.programs import capture_language
 from prunepass.vlm.split import split
 from tests.tiny_language import IMAGE_TOKENS, LAYERS, in_memory, pixels, prompt
 
@@ -101,6 +105,42 @@ def test_scores_on_prompts_leave_padding_out(llava: Any, dense: ExportedProgram)
         parts = [a.values["bi"][site] for a in alone]
         told = (5 * parts[0] + 3 * parts[1]) / 8
         assert together.values["bi"][site] == pytest.approx(told, rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def single(llava: Any) -> ExportedProgram:
+    """The prefill in single precision, as models come; it takes prompts without images too."""
+    language = split(copy.deepcopy(llava).float()).language
+    return capture_language(language, channels=32, image_tokens=IMAGE_TOKENS, any_image_tokens=True)
+
+
+def test_layers_of_single_precision_hold_their_own_weights(
+    single: ExportedProgram, dense: ExportedProgram
+) -> None:
+    """Its norms cast the stream to the type it has: what is added is still the branch."""
+    (_, block, *_) = find_blocks(open_module(single).graph)
+    told = [[name.split(".")[-2] for name in branch.weights] for branch in block.branches]
+    assert told == [["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]]
+    sites = ["block[1].attention", "block[3]"]
+    found = without_layers(single, sites).module()(*inputs(single))
+    exact = without_layers(dense, sites).module()(
+        *(x.double() if x.is_floating_point() else x for x in inputs(single))
+    )
+    assert len(found) == len(exact) == 1 + 2 * (LAYERS - 2)
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3)
+
+
+def test_every_score_sees_the_layers_of_a_language_model(
+    llava: Any, single: ExportedProgram
+) -> None:
+    batch = prompt_batch(copy.deepcopy(llava).float(), [[1, 7, 8, 9, 20, 21], [1, 7, 30, 5, 6]])
+    found = layer_scores(single, [batch], scores=list(LAYER_SCORES))
+    for name, values in found.values.items():
+        assert len(values) == 3 * LAYERS, name
+        # Numbers of components and of weights are whole and may be alike.
+        assert name in ("wpca", "zd") or len(set(values.values())) == 3 * LAYERS, name
+        assert all(value != 0 for value in values.values()), name
 
 
 def test_wrong_layers_are_refused(llava: Any) -> None:
