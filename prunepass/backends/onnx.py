@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from prunepass.backends.onnx_export import export
+from prunepass.backends.onnx_legal import Target
 from prunepass.backends.onnx_operator import build_operator, has_gated_linear, register_operator
-from prunepass.errors import BackendError
+from prunepass.errors import BackendError, PrunepassError
 
 _FILE = "model.onnx"
 _SINGLE_FILE = 256 * 2**20
@@ -55,12 +56,14 @@ class OnnxBackend:
     """Exports with `torch.onnx`, runs with ONNX Runtime.
 
     Attributes:
-        opset: ONNX operator set of the file.
+        opset: ONNX operator set of the file, 17 to 25.
+        target: Which runtime the file is for; ONNX Runtime runs those for TensorRT too.
         threads: Threads of a session, None for one a core.
         providers: Execution providers, in order of preference.
     """
 
     opset: int = 20
+    target: Target = "onnxruntime"
     threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     name: str = "onnx"
@@ -96,7 +99,10 @@ class OnnxBackend:
         try:
             large = sum(x.nbytes for x in program.state_dict.values()) > _SINGLE_FILE
             # One file is held in memory twice while it is written, and cannot exceed 2 GiB.
-            export(program, opset=self.opset).save(str(path), external_data=large)
+            made = export(program, opset=self.opset, target=self.target)
+            made.save(str(path), external_data=large)
+        except PrunepassError:
+            raise
         except Exception as error:
             raise BackendError(
                 "torch.onnx could not export the program",

@@ -15,32 +15,47 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from prunepass.backends import onnx_operator, onnx_tokens
+from prunepass.backends.onnx_legal import EXPORTED, Target, check_opset, legalise
 
 
-def export(program: ExportedProgram, *, opset: int) -> Any:
+def export(program: ExportedProgram, *, opset: int, target: Target = "onnxruntime") -> Any:
     """The program as a `torch.onnx.ONNXProgram`, constants folded. The program stays as it is.
+
+    Args:
+        program: Any program.
+        opset: Operator set of the file.
+        target: Which runtime it is for, see `onnx_legal`.
+
+    Raises:
+        UsageError: The opset is one that is not written.
+        BackendError: The program has no form that is legal there.
 
     The exporter traces a program once more to decompose what it cannot translate, which takes three
     quarters of an export. A program whose operations it knows goes without; whether it knows them
     shows when it translates them.
     """
+    check_opset(opset)
+    loops, written = target != "tensorrt", max(opset, EXPORTED)
     with _quiet():
         try:
-            exported = _translate(_Translatable.of(program), opset)
+            exported = _translate(_Translatable.of(program), written, loops=loops)
         except Exception:
-            exported = _translate(program, opset)
+            exported = _translate(program, written, loops=loops)
         _tidy(exported.model)
+        if legalise(exported.model, opset=opset, target=target):
+            _clean(exported.model)
     return exported
 
 
-def _translate(program: ExportedProgram, opset: int) -> Any:
+def _translate(program: ExportedProgram, opset: int, *, loops: bool) -> Any:
+    tokens = onnx_tokens.translations(loops=loops)
     exported = torch.onnx.export(
         program,
         dynamo=True,
         opset_version=opset,
         verbose=False,
         optimize=False,
-        custom_translation_table={**onnx_tokens.translations(), **onnx_operator.translations()},
+        custom_translation_table={**tokens, **onnx_operator.translations()},
     )
     assert exported is not None
     return exported
@@ -81,7 +96,6 @@ def _tidy(model: Any) -> None:
     The exporter's own `optimize` also tries some hundred rewrite rules at every node; on 1,500
     nodes that takes longer than the rest of the export and finds nothing that ONNX Runtime misses.
     """
-    import onnx_ir
     import onnxscript.optimizer
     from onnx_ir.passes import common
 
@@ -92,6 +106,14 @@ def _tidy(model: Any) -> None:
     common.InlinePass()(model)
     _settle_shapes(model)
     onnxscript.optimizer.fold_constants_ir(model)
+    _clean(model)
+
+
+def _clean(model: Any) -> None:
+    """Takes away what is there twice or for nothing, in place."""
+    import onnx_ir
+    from onnx_ir.passes import common
+
     onnx_ir.passes.Sequential(
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
