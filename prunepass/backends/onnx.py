@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from prunepass.backends.onnx_export import export
 from prunepass.backends.onnx_legal import Target
 from prunepass.backends.onnx_operator import build_operator, has_gated_linear, register_operator
+from prunepass.backends.onnx_precision import Half
 from prunepass.errors import BackendError, PrunepassError
 
 _FILE = "model.onnx"
@@ -58,22 +59,21 @@ class OnnxBackend:
     Attributes:
         opset: ONNX operator set of the file, 17 to 25.
         target: Which runtime the file is for; ONNX Runtime runs those for TensorRT too.
+        half: Precision of products, see `onnx_precision`; None for that of the program.
         threads: Threads of a session, None for one a core.
         providers: Execution providers, in order of preference.
     """
 
     opset: int = 20
     target: Target = "onnxruntime"
+    half: Half | None = None
     threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     name: str = "onnx"
 
     def unavailable(self) -> str | None:
         """None, or which package is missing."""
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            if importlib.util.find_spec(package) is None:
-                return f"the package {package} is not installed: pip install 'prunepass[onnx]'"
-        return None
+        return not_installed("onnx", "onnxscript", "onnxruntime")
 
     def build(self, program: ExportedProgram, folder: Path) -> OnnxEngine:
         """The program as `model.onnx`, in a session; large weights lie in `model.onnx.data`.
@@ -90,7 +90,7 @@ class OnnxBackend:
         Raises:
             BackendError: A package is missing, or the export failed.
         """
-        reason = self.unavailable()
+        reason = not_installed("onnx", "onnxscript")
         if reason:
             raise BackendError("cannot build an ONNX engine", found=reason)
         path = folder / _FILE
@@ -99,7 +99,7 @@ class OnnxBackend:
         try:
             large = sum(x.nbytes for x in program.state_dict.values()) > _SINGLE_FILE
             # One file is held in memory twice while it is written, and cannot exceed 2 GiB.
-            made = export(program, opset=self.opset, target=self.target)
+            made = export(program, opset=self.opset, target=self.target, half=self.half)
             made.save(str(path), external_data=large)
         except PrunepassError:
             raise
@@ -141,3 +141,11 @@ class OnnxBackend:
                 fix="build the engine again",
             ) from error
         return OnnxEngine(session, path)
+
+
+def not_installed(*packages: str) -> str | None:
+    """None, or a sentence on the first of some packages that is missing."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package} is not installed: pip install 'prunepass[onnx]'"
+    return None

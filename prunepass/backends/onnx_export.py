@@ -16,15 +16,23 @@ from torch.fx import GraphModule
 
 from prunepass.backends import onnx_operator, onnx_tokens
 from prunepass.backends.onnx_legal import EXPORTED, Target, check_opset, legalise
+from prunepass.backends.onnx_precision import Half, halve
 
 
-def export(program: ExportedProgram, *, opset: int, target: Target = "onnxruntime") -> Any:
+def export(
+    program: ExportedProgram,
+    *,
+    opset: int,
+    target: Target = "onnxruntime",
+    half: Half | None = None,
+) -> Any:
     """The program as a `torch.onnx.ONNXProgram`, constants folded. The program stays as it is.
 
     Args:
         program: Any program.
         opset: Operator set of the file.
         target: Which runtime it is for, see `onnx_legal`.
+        half: Precision of products, see `onnx_precision`; None for that of the program.
 
     Raises:
         UsageError: The opset is one that is not written.
@@ -42,7 +50,9 @@ def export(program: ExportedProgram, *, opset: int, target: Target = "onnxruntim
         except Exception:
             exported = _translate(program, written, loops=loops)
         _tidy(exported.model)
-        if legalise(exported.model, opset=opset, target=target):
+        lowered = legalise(exported.model, opset=opset, target=target)
+        halved = half is not None and halve(exported.model, half) > 0
+        if lowered or halved:
             _clean(exported.model)
     return exported
 

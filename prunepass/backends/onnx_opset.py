@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 Lowering = Callable[[Any, Any], Any]
-"""(`onnx_ir.tape.Tape`, node) -> the values that take the place of its outputs, None to leave it."""
+"""(`onnx_ir.tape.Tape`, node) -> the values in place of its outputs, None to leave it."""
 
 _REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
                "ReduceMin", "ReduceProd", "ReduceSumSquare")  # fmt: skip
