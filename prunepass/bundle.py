@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +21,7 @@ from prunepass.errors import ModelError, PrunepassError, UsageError
 from prunepass.plans import Plan
 
 SCHEMA = 1
+DIGESTS = "digests.json"
 _LITTLE = 1 << 20
 """Bytes below which a disk counts as full."""
 _KEYS = {"schema", "backend", "batch", "inputs", "outputs", "preprocessing", "model", "weights",
@@ -245,6 +248,63 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise UsageError(f"cannot write {path}", found=str(error), fix="another place") from error
+
+
+def write_digests(folder: Path) -> None:
+    """Writes SHA-256 of all files of a bundle into it, the last thing that is written there."""
+    found = {name: digest(folder / name) for name in _files(folder)}
+    write_text(folder / DIGESTS, json.dumps(found, indent=2))
+
+
+def check_digests(folder: Path) -> None:
+    """Nothing, if a bundle holds the files that were written and no others.
+
+    This tells damage and exchanged files; who can write a whole bundle can write its digests too.
+
+    Raises:
+        ModelError: A file is missing, changed, or was added.
+    """
+    path, again = folder / DIGESTS, "compile again"
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} is damaged", found=f"no {DIGESTS}", fix=again) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"cannot read {path}", found=str(error)[:200], fix=again) from error
+    if not isinstance(told, dict) or not all(isinstance(v, str) for v in told.values()):
+        raise ModelError(f"{path} is damaged", found="no names with digests", fix=again)
+    here = _files(folder)
+    for what, names in (("missing", set(told) - set(here)), ("added", set(here) - set(told))):
+        if names:
+            found = f"{what}: {', '.join(sorted(names))}"[:200]
+            raise ModelError(f"{folder} is damaged", found=found, fix=again)
+    for name in here:
+        if digest(folder / name) != told[name]:
+            raise ModelError(
+                f"{folder} is damaged", found=f"{name} is not what was written", fix=again
+            )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of what a bundle holds besides its digests; what a file manager leaves is not its own.
+
+    A link to a folder counts as a file, which no bundle has: what lies behind it is not followed.
+    """
+    names = (
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    )
+    return sorted(name for name in names if name != DIGESTS and not re.search(r"(^|/)\.", name))
 
 
 Progress = Callable[[str, int, int], None]

@@ -16,22 +16,35 @@ from torch.export import ExportedProgram
 
 from prunepass.analyse.flops import macs as count_macs
 from prunepass.apply import apply_with_records
+from prunepass.backends.eager import save_program
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.protocol import Backend, Engine
 from prunepass.backends.table import backend as find_backend
-from prunepass.bundle import Manifest, check_free, read_manifest, write_text, writing, written
+from prunepass.backends.tensorrt import UnbuiltEngine, onnx_engine
+from prunepass.bundle import (
+    Manifest,
+    check_digests,
+    check_free,
+    read_manifest,
+    write_digests,
+    write_text,
+    writing,
+    written,
+)
 from prunepass.capturing import capture
 from prunepass.doctor.before_building import check, one_line
 from prunepass.doctor.findings import Finding
 from prunepass.errors import BackendError, UsageError
 from prunepass.measure.environment import environment
 from prunepass.planners.budget import plan as make_plan
-from prunepass.planners.methods import DEFAULT
+from prunepass.planners.methods import DEFAULT, DOWNSAMPLE
 from prunepass.plans import Action, Plain, Plan
 from prunepass.records import PassRecord
 from prunepass.report import Report
 from prunepass.specialise import specialise
 
+PROGRAM = "program"
+"""Folder of a bundle with its programs, as PyTorch saves them."""
 AGREEMENT = 1e-4
 """Largest relative difference between an engine and its program, fp32."""
 
@@ -96,13 +109,14 @@ def compile(
     at: Sequence[int] | None = None,
     keep: float | Sequence[float] | None = None,
     options: Mapping[str, Plain] | None = None,
-    backend: str = "onnx",
+    backend: str | Backend = "onnx",
     folder: str | Path,
     batch: int | None = None,
     force: bool = False,
     name: str | None = None,
     weights: str = "given",
     preprocessing: Mapping[str, Any] | None = None,
+    keep_program: bool = True,
     on_stage: Stage | None = None,
 ) -> Compiled:
     """A compiled model, as a bundle in `folder`.
@@ -117,13 +131,15 @@ def compile(
         at: Blocks where tokens are reduced, None for the method's own.
         keep: Share of the tokens that stays at each of them, in place of `flops`.
         options: Options of the method's rule.
-        backend: Name of a backend.
+        backend: Name of a backend, or one with settings of its own.
         folder: The bundle to write.
         batch: Fixes the batch size, None leaves it free.
         force: Whether an existing bundle is replaced.
         name: What to call the model in the report.
         weights: Where its weights came from, for the report.
         preprocessing: How a picture becomes an input, stored in the bundle.
+        keep_program: Whether the bundle holds the dense program too, which `prunepass verify`
+            compares engines with; it is about as large as one engine.
         on_stage: Told the name of each stage as it begins.
 
     Raises:
@@ -144,6 +160,7 @@ def compile(
     return assemble(
         program, smaller, made, records, chosen, place, clock=clock, batch=batch, force=force,
         name=name or type(model).__name__, weights=weights, preprocessing=preprocessing,
+        keep_program=keep_program,
     )  # fmt: skip
 
 
@@ -185,6 +202,7 @@ def assemble(
     name: str,
     weights: str,
     preprocessing: Mapping[str, Any] | None,
+    keep_program: bool = True,
 ) -> Compiled:
     """Builds both engines of a bundle, checks them against their programs, writes it all down."""
     with written(folder, force=force) as scratch:
@@ -195,8 +213,13 @@ def assemble(
                 final = source if batch is None else specialise(source, batch=batch)
                 engine, told[part] = examined(backend, final, scratch / part)
             with clock(f"check {part}"):
-                differences[part] = _difference(engine, final, part)
+                differences[part] = _difference(_runs_here(engine), final, part)
             del engine  # Two sessions at once would hold all weights twice.
+            # The compressed program is the plan's, but for a smaller picture, which has no steps.
+            needed = part == "dense" or plan.method == DOWNSAMPLE
+            if keep_program and needed and backend.name != "eager":
+                (scratch / PROGRAM / part).mkdir(parents=True)
+                save_program(source, scratch / PROGRAM / part)
         report = Report(
             model=name,
             weights=weights,
@@ -227,6 +250,7 @@ def assemble(
         write_text(scratch / "plan.json", plan.to_json())
         write_text(scratch / "report.json", report.to_json())
         write_text(scratch / "bundle.json", manifest.to_json())
+        write_digests(scratch)
     return Compiled(backend.load(folder / "compressed"), plan, report, folder, backend)
 
 
@@ -234,10 +258,11 @@ def load_engines(folder: Path, *, threads: int | None = None) -> tuple[Manifest,
     """The manifest of a bundle and its engines, `dense` and `compressed`.
 
     Raises:
-        ModelError: The folder is no bundle.
+        ModelError: The folder is no bundle, or a file of it was changed.
         BackendError: An engine cannot be loaded.
     """
     manifest = read_manifest(folder)
+    check_digests(folder)
     settings = {"threads": threads} if threads and manifest.backend == "onnx" else {}
     chosen = find_backend(manifest.backend, **settings)
     if threads and not settings:
@@ -245,18 +270,18 @@ def load_engines(folder: Path, *, threads: int | None = None) -> tuple[Manifest,
     return manifest, {part: chosen.load(folder / part) for part in ("dense", "compressed")}
 
 
-def available(name: str) -> Backend:
-    """The backend of a name, if it can be used here.
+def available(name: str | Backend) -> Backend:
+    """The backend of a name, or a backend with settings of its own, if it can be used here.
 
     Raises:
         UsageError: The name is unknown.
         BackendError: What it needs is missing.
     """
-    chosen = find_backend(name)
+    chosen = find_backend(name) if isinstance(name, str) else name
     reason = chosen.unavailable()
     if reason:
         raise BackendError(
-            f"backend {name!r} cannot be used here", found=reason, fix="--backend eager"
+            f"backend {chosen.name!r} cannot be used here", found=reason, fix="--backend eager"
         )
     return chosen
 
@@ -277,6 +302,25 @@ class Clock:
         self.seconds[stage] = round(time.perf_counter() - start, 3)
 
 
+@dataclass(frozen=True)
+class _InPlace:
+    """The ONNX file of an engine that is not built yet, run by ONNX Runtime."""
+
+    engine: Engine
+    tolerance: float
+    path: Path | None = None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.engine(*inputs)
+
+
+def _runs_here(engine: Engine) -> Engine:
+    """An engine, or what runs here in the place of one that is not built yet."""
+    if not isinstance(engine, UnbuiltEngine):
+        return engine
+    return _InPlace(onnx_engine(engine.path.parent), engine.tolerance)
+
+
 def _difference(engine: Engine, program: ExportedProgram, part: str) -> float:
     """Largest relative difference between an engine and its program, of an example each.
 
@@ -284,7 +328,7 @@ def _difference(engine: Engine, program: ExportedProgram, part: str) -> float:
     dense engine has no ties to fall, so there it is the largest.
 
     Raises:
-        BackendError: It is more than `AGREEMENT`.
+        BackendError: It is more than `AGREEMENT`, or than the engine's own tolerance.
     """
     generator = torch.Generator().manual_seed(0)
     args, _ = program.example_inputs
@@ -314,6 +358,7 @@ def _difference(engine: Engine, program: ExportedProgram, part: str) -> float:
     else:
         median = float(worst.min() if len(worst) < 3 else worst.median())
     limit = AGREEMENT if expected[0].dtype in (torch.float32, torch.float64) else 2e-2
+    limit = max(limit, getattr(engine, "tolerance", 0.0))
     if not median <= limit:
         raise BackendError(
             f"the {part} engine disagrees with its program",

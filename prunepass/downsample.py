@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
+from prunepass.backends.protocol import Backend
 from prunepass.capturing import capture
 from prunepass.compiler import Clock, Compiled, assemble, available
 from prunepass.errors import PlanError
@@ -44,13 +45,14 @@ def downsample(
     flops: float,
     rebuild: Callable[[int], nn.Module],
     folder: Any,
-    backend: str,
+    backend: str | Backend,
     batch: int | None,
     force: bool,
     name: str,
     weights: str,
     preprocessing: Any,
     on_stage: Any,
+    keep_program: bool = True,
     step: int | None = None,
 ) -> Compiled:
     """A bundle of the model beside itself at the largest picture size within a budget.
@@ -95,7 +97,7 @@ def downsample(
     )
     return assemble(
         program, smaller, made, [], chosen, folder, clock=clock, batch=batch, force=force,
-        name=name, weights=weights, preprocessing=preprocessing,
+        name=name, weights=weights, preprocessing=preprocessing, keep_program=keep_program,
     )  # fmt: skip
 
 

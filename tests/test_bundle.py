@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 
 import prunepass
 from prunepass.bundle import (
+    DIGESTS,
     Manifest,
+    check_digests,
     check_free,
     read_manifest,
     read_plan,
+    write_digests,
     write_text,
     written,
 )
@@ -318,3 +321,67 @@ def test_plans_on_disk(tmp_path: Path) -> None:
     for wrong in (path, tmp_path, tmp_path / "none.json"):
         with pytest.raises(ModelError, match="cannot read the plan"):
             read_plan(wrong)
+
+
+def whole(folder: Path) -> Path:
+    """A bundle of three files."""
+    put(folder, MANIFEST.to_json())
+    (folder / "dense").mkdir()
+    (folder / "dense" / "model.plan").write_bytes(bytes(range(256)) * 9)
+    (folder / "plan.json").write_text("{}")
+    write_digests(folder)
+    check_digests(folder)
+    return folder
+
+
+def test_every_file_of_a_bundle_is_what_was_written(tmp_path: Path) -> None:
+    folder = whole(tmp_path / "b")
+    plan = folder / "dense" / "model.plan"
+    content = plan.read_bytes()
+    for wrong in (content[:-1], b"", content[:9] + b"\0" + content[10:]):
+        plan.write_bytes(wrong)
+        with pytest.raises(ModelError, match="is damaged") as caught:
+            check_digests(folder)
+        assert caught.value.found == "dense/model.plan is not what was written"
+        assert len(str(caught.value).splitlines()) == 3
+    plan.write_bytes(content)
+    check_digests(folder)
+    (folder / ".DS_Store").write_text("left by a file manager")
+    check_digests(folder)
+
+
+def test_files_that_are_missing_or_were_added(tmp_path: Path) -> None:
+    folder = whole(tmp_path / "b")
+    (folder / "gated_linear.so").write_bytes(b"code")
+    with pytest.raises(ModelError, match="is damaged") as caught:
+        check_digests(folder)
+    assert caught.value.found == "added: gated_linear.so"
+    (folder / "gated_linear.so").unlink()
+    (folder / "more").symlink_to(tmp_path)
+    with pytest.raises(ModelError, match="is damaged"):
+        check_digests(folder)
+    (folder / "more").unlink()
+    (folder / "plan.json").unlink()
+    with pytest.raises(ModelError, match="is damaged") as caught:
+        check_digests(folder)
+    assert caught.value.found == "missing: plan.json"
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"plan.json": 3}', '{"../x": "0"}'])
+def test_digests_that_are_none(tmp_path: Path, text: str | None) -> None:
+    folder = whole(tmp_path / "b")
+    (folder / DIGESTS).unlink()
+    if text is not None:
+        (folder / DIGESTS).write_text(text)
+    with pytest.raises(ModelError, match=r"damaged|cannot read"):
+        check_digests(folder)
+
+
+def test_a_plan_of_a_newer_schema(tmp_path: Path) -> None:
+    made = Plan(method="tome", steps=(step("block[0].attention", "tome", 9),), fingerprint="f")
+    data = json.loads(made.to_json())
+    data["schema"] += 1
+    (tmp_path / "plan.json").write_text(json.dumps(data))
+    with pytest.raises(PlanError, match="another schema") as caught:
+        read_plan(tmp_path / "plan.json")
+    assert len(str(caught.value).splitlines()) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 from prunepass.models.pictures import write_folder
 
 from prunepass.__main__ import main
+from prunepass.bundle import write_digests
 from prunepass.planners.image_methods import IMAGE_METHODS
 from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, METHODS
 from prunepass.rules.table import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("inspect", "methods", "layers", "plan", "compile", "bench", "eval")
+COMMANDS = (
+    "inspect", "methods", "layers", "plan", "compile", "bench", "eval", "verify", "export",
+)  # fmt: skip
 SOURCE = """
 from tests.tiny_models import tiny
 
@@ -390,13 +394,17 @@ def test_bundles_that_are_damaged(
     data = json.loads((place.bundle / "bundle.json").read_text())
     manifest = tmp_path / "bundle.json"
     manifest.write_text(json.dumps(data))
+    refused(capsys, 1, "bench", tmp_path)  # no digests in it
+    write_digests(tmp_path)
     refused(capsys, 3, "bench", tmp_path)  # no engine in it
     manifest.write_text(json.dumps(data | {"macs_dense": "many"}))
     refused(capsys, 1, "bench", tmp_path)
     manifest.write_text(json.dumps(data | {"preprocessing": None}))
     for part in ("dense", "compressed"):
-        (tmp_path / part).symlink_to(place.bundle / part)
+        shutil.copytree(place.bundle / part, tmp_path / part)
+    write_digests(tmp_path)
     text = refused(capsys, 2, "eval", tmp_path, "--images", place.pictures)
     assert "how pictures are prepared" in text
     manifest.write_text(json.dumps(data | {"preprocessing": {"height": 3}}))
+    write_digests(tmp_path)
     refused(capsys, 1, "eval", tmp_path, "--images", place.pictures)

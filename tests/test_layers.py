@@ -57,6 +57,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     # From here on, everything of a lower rank may be imported.
     "compiler": (8, set()),
     "downsample": (9, set()),
+    "serving": (9, set()),
+    "verifying": (10, set()),
     "vlm": (9, set()),
     "layer_plot": (9, set()),
     "language": (10, set()),

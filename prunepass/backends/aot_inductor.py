@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 import prunepass.kernels.sparse_linear  # noqa: F401  (operators a package may call)
+from prunepass.backends.archives import check_archive
 from prunepass.errors import BackendError
 from prunepass.graph.edit import open_module, seal
 from prunepass.ops.selective_scan import SCAN, scan_loop
@@ -91,6 +92,7 @@ class AotInductorBackend:
             BackendError: The file is missing, damaged or made for another machine.
         """
         path = folder / _FILE
+        check_archive(path)
         try:
             return AotInductorEngine(torch._inductor.aoti_load_package(str(path)), path)
         except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch.export import ExportedProgram
 import prunepass.kernels.sparse_linear
 import prunepass.ops.selective_scan
 import prunepass.ops.token_places  # noqa: F401
+from prunepass.backends.archives import check_program
 from prunepass.errors import BackendError
 
 _FILE = "model.pt2"
@@ -44,30 +44,38 @@ class EagerBackend:
 
     def build(self, program: ExportedProgram, folder: Path) -> EagerEngine:
         """The program, saved as `model.pt2`."""
-        path = folder / _FILE
-        # Written to a file, torch's archive ends the process where the disk is full.
-        archive = io.BytesIO()
-        torch.export.save(program, archive)
-        path.write_bytes(archive.getbuffer())
+        save_program(program, folder)
         return self.load(folder)
 
     def load(self, folder: Path) -> EagerEngine:
         """The program saved in a folder.
 
         Raises:
-            BackendError: The file is missing or damaged.
+            BackendError: The file is missing, damaged, or would unpickle more than tensors.
         """
-        path = folder / _FILE
-        if not zipfile.is_zipfile(path):
-            raise BackendError(
-                f"cannot load {_FILE}",
-                found="it is damaged" if path.exists() else "there is no such file",
-                fix="build it again",
-            )
-        try:
-            program = torch.export.load(path)
-        except Exception as error:
-            raise BackendError(
-                f"cannot load {_FILE}", found=str(error).splitlines()[0][:200], fix="build it again"
-            ) from error
-        return EagerEngine(program.module(check_guards=False), path)
+        program = load_program(folder)
+        return EagerEngine(program.module(check_guards=False), folder / _FILE)
+
+
+def save_program(program: ExportedProgram, folder: Path) -> None:
+    """Writes a program into a folder that exists, as `model.pt2`."""
+    # Written to a file, torch's archive ends the process where the disk is full.
+    archive = io.BytesIO()
+    torch.export.save(program, archive)
+    (folder / _FILE).write_bytes(archive.getbuffer())
+
+
+def load_program(folder: Path) -> ExportedProgram:
+    """The program saved in a folder.
+
+    Raises:
+        BackendError: The file is missing, damaged, or would unpickle more than tensors.
+    """
+    path = folder / _FILE
+    check_program(path)
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise BackendError(
+            f"cannot load {_FILE}", found=str(error).splitlines()[0][:200], fix="build it again"
+        ) from error

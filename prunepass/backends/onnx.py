@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from prunepass.backends.onnx_export import export
+from prunepass.backends.onnx_legal import Target
 from prunepass.backends.onnx_operator import add_operators, register_operator
-from prunepass.errors import BackendError
+from prunepass.backends.onnx_precision import Half
+from prunepass.errors import BackendError, PrunepassError
 
 _FILE = "model.onnx"
 _SINGLE_FILE = 256 * 2**20
@@ -55,7 +57,9 @@ class OnnxBackend:
     """Exports with `torch.onnx`, runs with ONNX Runtime.
 
     Attributes:
-        opset: ONNX operator set of the file.
+        opset: ONNX operator set of the file, 17 to 25.
+        target: Which runtime the file is for; ONNX Runtime runs those for TensorRT too.
+        half: Precision of products, see `onnx_precision`; None for that of the program.
         threads: Threads of a session, None for one a core.
         providers: Execution providers, in order of preference.
         portable: Nothing compiled is put beside the file, and scans are written out where they
@@ -63,6 +67,8 @@ class OnnxBackend:
     """
 
     opset: int = 20
+    target: Target = "onnxruntime"
+    half: Half | None = None
     threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     portable: bool = False
@@ -70,10 +76,7 @@ class OnnxBackend:
 
     def unavailable(self) -> str | None:
         """None, or which package is missing."""
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            if importlib.util.find_spec(package) is None:
-                return f"the package {package} is not installed: pip install 'prunepass[onnx]'"
-        return None
+        return not_installed("onnx", "onnxscript", "onnxruntime")
 
     def build(self, program: ExportedProgram, folder: Path) -> OnnxEngine:
         """The program as `model.onnx`, in a session; large weights lie in `model.onnx.data`.
@@ -90,18 +93,22 @@ class OnnxBackend:
         Raises:
             BackendError: A package is missing, or the export failed.
         """
-        reason = self.unavailable()
+        reason = not_installed("onnx", "onnxscript")
         if reason:
             raise BackendError("cannot build an ONNX engine", found=reason)
         path = folder / _FILE
-        if not self.portable:
+        plain = self.portable or self.target == "tensorrt"
+        if not plain:
             add_operators(program, folder)
         try:
             large = sum(x.nbytes for x in program.state_dict.values()) > _SINGLE_FILE
             # One file is held in memory twice while it is written, and cannot exceed 2 GiB.
-            export(program, opset=self.opset, inline=self.portable).save(
-                str(path), external_data=large
+            made = export(
+                program, opset=self.opset, target=self.target, half=self.half, inline=plain
             )
+            made.save(str(path), external_data=large)
+        except PrunepassError:
+            raise
         except Exception as error:
             raise BackendError(
                 "torch.onnx could not export the program",
@@ -140,3 +147,11 @@ class OnnxBackend:
                 fix="build the engine again",
             ) from error
         return OnnxEngine(session, path)
+
+
+def not_installed(*packages: str) -> str | None:
+    """None, or a sentence on the first of some packages that is missing."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package} is not installed: pip install 'prunepass[onnx]'"
+    return None

@@ -15,28 +15,59 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from prunepass.backends import onnx_arithmetic, onnx_operator, onnx_tokens
+from prunepass.backends.onnx_legal import EXPORTED, Target, check_opset, legalise
+from prunepass.backends.onnx_precision import Half, halve
 
 
-def export(program: ExportedProgram, *, opset: int, inline: bool = True) -> Any:
+def export(
+    program: ExportedProgram,
+    *,
+    opset: int,
+    target: Target = "onnxruntime",
+    half: Half | None = None,
+    inline: bool = True,
+) -> Any:
     """The program as a `torch.onnx.ONNXProgram`, constants folded. The program stays as it is.
 
-    A scan is written out where it stands, or, without `inline`, as a function that is called, for
-    which a session may have an operator of its own.
+    Args:
+        program: Any program.
+        opset: Operator set of the file.
+        target: Which runtime it is for, see `onnx_legal`.
+        half: Precision of products, see `onnx_precision`; None for that of the program.
+        inline: Whether a scan is written out where it stands; else it is a function that is called,
+            for which a session may have an operator of its own.
+
+    Raises:
+        UsageError: The opset is one that is not written.
+        BackendError: The program has no form that is legal there.
 
     The exporter traces a program once more to decompose what it cannot translate, which takes three
     quarters of an export. A program whose operations it knows goes without; whether it knows them
     shows when it translates them.
     """
+    check_opset(opset)
+    loops, written = target != "tensorrt", max(opset, EXPORTED)
     with _quiet():
         try:
-            exported = _translate(_Translatable.of(program), opset)
+            exported = _translate(_Translatable.of(program), written, loops=loops)
         except Exception:
-            exported = _translate(program, opset)
-        _tidy(exported.model, opset=opset, inline=inline)
+            exported = _translate(program, written, loops=loops)
+        model = exported.model
+        scans = any(node.op_type == onnx_tokens.SCAN_FUNCTION for node in model.graph)
+        if scans and inline:
+            onnx_tokens.add_scan(model, opset=written)
+        _tidy(model)
+        lowered = legalise(model, opset=opset, target=target)
+        halved = half is not None and halve(model, half) > 0
+        if lowered or halved:
+            _clean(model)
+        if scans and not inline:
+            onnx_tokens.add_scan(model, opset=opset)
     return exported
 
 
-def _translate(program: ExportedProgram, opset: int) -> Any:
+def _translate(program: ExportedProgram, opset: int, *, loops: bool) -> Any:
+    tokens = onnx_tokens.translations(loops=loops)
     exported = torch.onnx.export(
         program,
         dynamo=True,
@@ -45,7 +76,7 @@ def _translate(program: ExportedProgram, opset: int) -> Any:
         optimize=False,
         custom_translation_table={
             **onnx_arithmetic.translations(),
-            **onnx_tokens.translations(),
+            **tokens,
             **onnx_operator.translations(),
         },
     )
@@ -82,22 +113,26 @@ class _Translatable(ExportedProgram):
         return self
 
 
-def _tidy(model: Any, *, opset: int, inline: bool) -> None:
+def _tidy(model: Any) -> None:
     """Folds constants and duplicates of an `onnx_ir.Model` in place.
 
     The exporter's own `optimize` also tries some hundred rewrite rules at every node; on 1,500
     nodes that takes longer than the rest of the export and finds nothing that ONNX Runtime misses.
     """
-    import onnx_ir
     import onnxscript.optimizer
     from onnx_ir.passes import common
 
-    scans = any(node.op_type == onnx_tokens.SCAN_FUNCTION for node in model.graph)
-    if scans and inline:
-        onnx_tokens.add_scan(model, opset=opset)
     common.InlinePass()(model)
     _settle_shapes(model)
     onnxscript.optimizer.fold_constants_ir(model)
+    _clean(model)
+
+
+def _clean(model: Any) -> None:
+    """Takes away what is there twice or for nothing, in place."""
+    import onnx_ir
+    from onnx_ir.passes import common
+
     onnx_ir.passes.Sequential(
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
@@ -109,8 +144,6 @@ def _tidy(model: Any, *, opset: int, inline: bool) -> None:
         common.OutputFixPass(),
         common.NameFixPass(),
     )(model)
-    if scans and not inline:
-        onnx_tokens.add_scan(model, opset=opset)
 
 
 def _settle_shapes(model: Any) -> None:

@@ -12,16 +12,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from prunepass.backends.onnx_scan import scan_by_doubling
 from prunepass.ops import selective_scan, token_places
 
 DOMAIN, SCAN_FUNCTION = "prunepass", "SelectiveScan"
 _OPERANDS = ("x", "delta", "decay", "A", "B", "C", "D")
 
 
-def translations() -> Mapping[Any, Callable[..., Any]]:
-    """Operation -> what writes it, as `torch.onnx.export` takes it."""
+def translations(*, loops: bool = True) -> Mapping[Any, Callable[..., Any]]:
+    """Operation -> what writes it, as `torch.onnx.export` takes it.
+
+    Args:
+        loops: Whether a scan may be a `Scan`.
+    """
     return {
-        selective_scan.SCAN: _scan,
+        selective_scan.SCAN: _scan if loops else scan_by_doubling,
         token_places.LINE: _line,
         token_places.GRID: _grid,
         token_places.REORDER: _reorder,

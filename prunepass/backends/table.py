@@ -10,6 +10,7 @@ from prunepass.backends.aot_inductor import AotInductorBackend
 from prunepass.backends.eager import EagerBackend
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.protocol import Backend
+from prunepass.backends.tensorrt import TensorRTBackend
 from prunepass.errors import UsageError, nearest
 
 BACKENDS: Mapping[str, Callable[..., Backend]] = MappingProxyType(
@@ -17,6 +18,7 @@ BACKENDS: Mapping[str, Callable[..., Backend]] = MappingProxyType(
         "onnx": OnnxBackend,
         "aot_inductor": AotInductorBackend,
         "eager": EagerBackend,
+        "tensorrt": TensorRTBackend,
     }
 )
 

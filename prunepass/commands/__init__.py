@@ -14,5 +14,7 @@ COMMANDS = {
     "generate": "answer a prompt with a bundle",
     "bench": "time a bundle: dense against compressed",
     "eval": "quality of a bundle on labelled pictures",
+    "verify": "compare a bundle in all backends that run here",
+    "export": "write a bundle into a model repository of NVIDIA Triton",
 }
 """Names and what they do; `prunepass.commands.NAME` is the file."""

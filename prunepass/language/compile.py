@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from prunepass.analyse.flops import macs
 from prunepass.apply import apply_with_records
 from prunepass.backends.protocol import Engine
-from prunepass.bundle import check_free, write_text, written
+from prunepass.bundle import check_free, write_digests, write_text, written
 from prunepass.compiler import AGREEMENT, Clock, available, examined
 from prunepass.errors import BackendError, PlanError, UnsupportedGraph
 from prunepass.language.generate import LanguageBundle, load
@@ -100,6 +100,7 @@ def compile(
         write_text(scratch / "plan.json", made.to_json())
         write_text(scratch / "record.json", as_json(made, records, clock.seconds))
         write_text(scratch / "bundle.json", manifest.to_json())
+        write_digests(scratch)
     return load(place)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prunepass.backends.protocol import Engine
 from prunepass.backends.table import backend as find_backend
+from prunepass.bundle import check_digests
 from prunepass.errors import ModelError, UsageError
 from prunepass.language.manifest import ENGINES, LanguageManifest, read_language_manifest
 from prunepass.vlm.cache import Cache
@@ -191,7 +192,7 @@ def load(
         parts: Engines to load; each holds all weights.
 
     Raises:
-        ModelError: The folder is no such bundle, or an engine is missing.
+        ModelError: The folder is no such bundle, an engine is missing, or a file was changed.
         BackendError: An engine cannot be loaded.
     """
     place = Path(folder)
@@ -205,6 +206,7 @@ def load(
         raise ModelError(
             f"{place} lacks an engine", found=f"no folder {', '.join(missing)}", fix="compile again"
         )
+    check_digests(place)
     engines = {name: chosen.load(place / name) for name in parts}
     return LanguageBundle(
         manifest, engines, read_text(place, template=None, image_mark=None), place

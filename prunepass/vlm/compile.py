@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.onnx_weights import SharedWeights
 from prunepass.backends.protocol import Backend, Engine
-from prunepass.bundle import check_free, write_text, written
+from prunepass.bundle import check_free, write_digests, write_text, written
 from prunepass.compiler import AGREEMENT, Clock, available
 from prunepass.doctor.before_building import check
 from prunepass.errors import BackendError
@@ -106,6 +106,7 @@ def compile(
             del engine
         _write_tokenizer(processor_or_layout, scratch)
         write_text(scratch / "bundle.json", manifest.to_json())
+        write_digests(scratch)
     return load(place)
 
 

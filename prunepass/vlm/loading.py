@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from prunepass.backends.table import backend as find_backend
+from prunepass.bundle import check_digests
 from prunepass.errors import BackendError, ModelError, UsageError
 from prunepass.vlm.cache import Cache
 from prunepass.vlm.conversation import Conversation
@@ -31,7 +32,7 @@ def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu")
 
     Raises:
         UsageError: The backend of the bundle has no such device.
-        ModelError: The folder is no such bundle, or an engine is missing.
+        ModelError: The folder is no such bundle, an engine is missing, or a file was changed.
         BackendError: An engine cannot be loaded, or does not fit the manifest.
     """
     place = Path(folder)
@@ -47,6 +48,7 @@ def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu")
         raise ModelError(
             f"{place} lacks an engine", found=f"no {', '.join(missing)}", fix="compile again"
         )
+    check_digests(place)
     engines = {name: chosen.load(place / name) for name in ENGINES}
     text = read_text(place, template=manifest.template, image_mark=manifest.image_mark)
     bundle = VlmBundle(manifest, engines, text, place)

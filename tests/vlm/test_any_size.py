@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from prunepass import vlm
 from prunepass.backends.onnx import OnnxBackend
+from prunepass.bundle import write_digests
 from prunepass.errors import PlanError, UsageError
 from prunepass.vlm.manifest import VlmManifest
 from prunepass.vlm.processor import described
@@ -126,6 +127,7 @@ def test_onnx_runtime_says_the_same(
         (tmp_path / part).mkdir()
         OnnxBackend().build(program, tmp_path / part)
     (tmp_path / "bundle.json").write_text(manifest.to_json())
+    write_digests(tmp_path)
     bundle = vlm.load(tmp_path)
     assert bundle.manifest == manifest
     tokens = prompt_of(model)

@@ -217,8 +217,8 @@ def test_prefill_and_decoder_have_one_file_of_weights(onnx_bundle: vlm.VlmBundle
     folder = onnx_bundle.folder
     assert folder is not None
     assert sorted(p.name for p in folder.iterdir()) == [
-        "bundle.json", "decode.onnx", "embedding.onnx", "prefill.onnx", "vision.onnx",
-        "weights.data",
+        "bundle.json", "decode.onnx", "digests.json", "embedding.onnx", "prefill.onnx",
+        "vision.onnx", "weights.data",
     ]  # fmt: skip
     weights = sum(x.nbytes for x in small_llava().parameters())
     assert (folder / "weights.data").stat().st_size < 2 * weights
