@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunepass import language, vlm
+    from prunepass.analyse.counting import Counts, counts
     from prunepass.analyse.sites import sites
     from prunepass.apply import apply_plan
     from prunepass.calibrate import Batch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Compiled",
+    "Counts",
     "LayerScores",
     "Plan",
     "PrunepassError",
@@ -42,6 +44,7 @@ __all__ = [
     "build",
     "capture",
     "compile",
+    "counts",
     "language",
     "layer_scores",
     "plan",
@@ -55,6 +58,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "calibrate",
     "Compiled": "compiler",
+    "Counts": "analyse.counting",
     "LayerScores": "importance.scores",
     "Plan": "plans",
     "PrunepassError": "errors",
@@ -66,6 +70,7 @@ _HOMES = {
     "build": "compiler",
     "capture": "capturing",
     "compile": "compiler",
+    "counts": "analyse.counting",
     "layer_scores": "importance.scores",
     "plan": "planners.budget",
     "plan_for": "search.decide",

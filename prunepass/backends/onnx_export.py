@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from prunepass.backends import onnx_operator, onnx_tokens
+from prunepass.backends import onnx_operator, onnx_parts, onnx_tokens
 
 
 def export(program: ExportedProgram, *, opset: int) -> Any:
@@ -43,6 +43,8 @@ def _translate(program: ExportedProgram, opset: int) -> Any:
         custom_translation_table={**onnx_tokens.translations(), **onnx_operator.translations()},
     )
     assert exported is not None
+    assert exported.exported_program is not None
+    onnx_parts.write_parts(exported.model, exported.exported_program)
     return exported
 
 

@@ -11,7 +11,8 @@ COMMANDS = {
     "plan": "make a plan and write it to a file",
     "compile": "compile a model into a bundle",
     "generate": "answer a prompt with a bundle",
-    "bench": "time a bundle: dense against compressed",
+    "bench": "time bundles: dense against compressed, or several side by side",
+    "profile": "tell where the time of a bundle's engines goes",
     "eval": "quality of a bundle on labelled pictures",
 }
 """Names and what they do; `prunepass.commands.NAME` is the file."""
