@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from prunepass.graph.parts import parts
 def profile_eager(
     engine: EagerEngine, inputs: Sequence[Tensor], *, runs: int, warm_up: int = 3
 ) -> list[NodeTime]:
-    """Seconds of each node of one run, the mean of several, on a CPU.
+    """Seconds of each node of one run, the median of several, on a CPU.
 
     Args:
         engine: A loaded engine.
@@ -35,22 +36,21 @@ def profile_eager(
             clock.run(*inputs)
     belongs = parts(engine.module.graph)
     return [
-        NodeTime(node.name, str(node.target), belongs[node], seconds / runs)
+        NodeTime(node.name, str(node.target), belongs[node], statistics.median(seconds))
         for node, seconds in clock.seconds.items()
     ]
 
 
 class _Clock(Interpreter):
-    """Runs a graph and adds up the seconds of each call."""
+    """Runs a graph and notes the seconds of each call."""
 
     def __init__(self, module: GraphModule) -> None:
         super().__init__(module)
-        self.seconds: dict[Node, float] = {}
+        self.seconds: dict[Node, list[float]] = {}
 
     def run_node(self, n: Node) -> Any:
         start = time.perf_counter()
         result = super().run_node(n)
         if n.op == "call_function":
-            taken = time.perf_counter() - start
-            self.seconds[n] = self.seconds.get(n, 0.0) + taken
+            self.seconds.setdefault(n, []).append(time.perf_counter() - start)
         return result

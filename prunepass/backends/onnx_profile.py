@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ UNKNOWN = Part("unknown", "other")
 def profile_onnx(
     backend: OnnxBackend, folder: Path, inputs: Sequence[Tensor], *, runs: int, warm_up: int = 3
 ) -> list[NodeTime]:
-    """Seconds of each node of one run, the mean of several.
+    """Seconds of each node of one run, the median of several.
 
     Args:
         backend: How the engine is run.
@@ -61,7 +62,7 @@ def _times(
     events: list[dict[str, Any]], nodes: Sequence[NodeOfFile], belongs: dict[str, Part], runs: int,
     warm_up: int,
 ) -> list[NodeTime]:  # fmt: skip
-    """Means over the last runs; nodes inside of loops count with the loop."""
+    """Medians of the last runs; nodes inside of loops count with the loop."""
     taken: dict[str, list[float]] = {node.name: [] for node in nodes}
     for event in events:
         name = str(event.get("name", "")).removesuffix(_SUFFIX)
@@ -72,7 +73,7 @@ def _times(
             name=node.name,
             operator=node.operator,
             part=belongs.get(node.name, UNKNOWN),
-            seconds=sum(taken[node.name][warm_up:]) / runs,
+            seconds=statistics.median(taken[node.name][warm_up:]),
         )
         for node in nodes
         if len(taken[node.name]) == warm_up + runs

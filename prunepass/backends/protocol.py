@@ -31,7 +31,7 @@ class NodeTime:
         name: Of the node.
         operator: What it does, in words of the backend.
         part: Where it belongs.
-        seconds: Of one run, a mean.
+        seconds: Of one run, the median of several.
     """
 
     name: str

@@ -25,7 +25,7 @@ from prunepass.vlm.manifest import is_vlm_bundle
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds of one run of one engine, by node.
+    """Seconds of one run of one engine, by node; each the median of several.
 
     Attributes:
         nodes: Of the engine as it runs.
@@ -91,7 +91,7 @@ def profiles(
         folder: A bundle of pictures or of a language model.
         batch: Examples of a run.
         threads: Threads of an engine.
-        runs: That are measured; the mean counts.
+        runs: That are measured; the median of each node counts.
 
     Raises:
         ModelError: The folder is no bundle.
