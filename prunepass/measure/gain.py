@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
-from prunepass.measure.timing import Timing, speedup
+from prunepass.measure.timing import Timing
 
 RUNS = 30
 """Measured runs from which on an interval may be trusted."""
@@ -20,7 +21,8 @@ class Gain:
     """How many times faster an engine is than another.
 
     Attributes:
-        ratio: Median of the paired ratios, slow over fast.
+        ratio: Median of the paired ratios, slow over fast; each of two turns that follow each
+            other, their geometric mean.
         low: Lower end of its interval.
         high: Upper end.
     """
@@ -43,8 +45,9 @@ class Gain:
 def gain(slow: Timing, fast: Timing, *, share: float = 0.95, resamples: int = 2000) -> Gain:
     """The gain of runs taken in turns, by bootstrap.
 
-    Turns are drawn two by two with replacement, a turn together with the next one: who goes first
-    alternates, and drawn alone one order would come up more often than the other.
+    Who goes first alternates from turn to turn, and that may be worth more than the difference that
+    is sought: of two turns that follow each other the geometric mean is taken, where it cancels. A
+    last turn without a next one is left out.
 
     Args:
         slow: Runs of one engine.
@@ -53,12 +56,11 @@ def gain(slow: Timing, fast: Timing, *, share: float = 0.95, resamples: int = 20
         resamples: Draws, from a fixed generator.
     """
     pairs = zip(slow.seconds, fast.seconds, strict=True)
-    ratios = torch.tensor([a / b for a, b in pairs], dtype=torch.float64)
-    blocks = ratios[: len(ratios) // 2 * 2].reshape(-1, 2)
+    logs = torch.tensor([math.log(a / b) for a, b in pairs], dtype=torch.float64)
+    ratios = logs[: len(logs) // 2 * 2].reshape(-1, 2).mean(1).exp()
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(blocks), (resamples, len(blocks)), generator=generator)
-    medians = blocks[drawn].flatten(1).quantile(0.5, dim=1)
+    drawn = torch.randint(len(ratios), (resamples, len(ratios)), generator=generator)
+    medians = ratios[drawn].quantile(0.5, dim=1)
     tail = (1 - share) / 2
     low, high = medians.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    ratio = speedup(slow, fast)
-    return Gain(ratio, min(low, ratio), max(high, ratio))
+    return Gain(float(ratios.quantile(0.5)), low, high)

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from prunepass.analyse.counting import Counts, counts
 from prunepass.graph import meta
+from prunepass.vlm.macs import image_token_macs, prefill_macs
 from prunepass.vlm.patches import pictures_of
 from prunepass.vlm.programs import capture_language, capture_vision
 from prunepass.vlm.split import split
@@ -133,6 +134,11 @@ def test_llava() -> None:
     check(counts(encoder), seen + 16 * (24 * 32 + 32 * 32))
     found = prompt(model, tokens=60, image_tokens=16)
     check(found, 4 * decoder_layer(60, 32, 56, shared=16) + 32 * 48)
+    sizes = {"hidden": 32, "intermediate": 56, "layers": 4, "image_tokens": 16}
+    honest = prefill_macs(**sizes, kv_hidden=16, text_tokens=44, rows=0, vocabulary=48)
+    assert found.total.macs == pytest.approx(honest, rel=0.01, abs=0)
+    # As papers count, of image tokens alone, all heads with keys of their own.
+    assert image_token_macs(**sizes) == 4 * decoder_layer(16, 32, 56, shared=32)
     assert list(found.layers)[1:5] == [f"block[{i}]" for i in range(4)]
 
 

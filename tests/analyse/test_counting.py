@@ -15,7 +15,7 @@ from prunepass.analyse.flops import macs
 from prunepass.graph.parts import BEHIND, IN_FRONT, Part
 from tests.conftest import Captured, Reduced
 from tests.steps import step
-from tests.tiny_models import CHANNELS, CLASSES, DEPTH, MLP, images, tiny
+from tests.tiny_models import CHANNELS, CLASSES, DEPTH, MLP, WIDTH, images, tiny
 
 
 def exported(model: nn.Module, *inputs: Tensor) -> ExportedProgram:
@@ -55,8 +55,8 @@ def test_scoring_and_merging_are_told_apart(reduced: Reduced) -> None:
     program, _ = reduced("class", [step("block[0].attention", "tome", 15, action="merge")])
     found = counts(program)
     scoring = found.parts[Part("block[0].attention", "scoring")]
-    # Ten even tokens are held against ten odd ones by their keys.
-    assert scoring.macs == found.kinds["scoring"] == 10 * 10 * CHANNELS
+    # Ten tokens are held against ten others by their keys, the mean of the heads.
+    assert scoring.macs == found.kinds["scoring"] == 10 * 10 * WIDTH
     # Six tokens join fifteen, with their size beside their channels.
     assert found.kinds["merging"] == 15 * 6 * (CHANNELS + 1)
     assert found.total.macs == macs(program)

@@ -68,3 +68,11 @@ def test_the_same_timings_give_the_same_interval() -> None:
     other = Timing(tuple(1 + 0.05 * i for i in range(9)))
     assert gain(one, other) == gain(one, other)
     assert gain(one, one) == Gain(1.0, 1.0, 1.0)
+
+
+def test_what_it_is_worth_to_go_first_cancels() -> None:
+    # Each takes 2 s where it goes first and 3 s behind the other; they are equal.
+    one, other = Timing((2.0, 3.0, 2.0, 3.0, 2.0)), Timing((3.0, 2.0, 3.0, 2.0, 3.0))
+    found = gain(one, other)
+    assert found.ratio == pytest.approx(1.0, rel=1e-12, abs=0)
+    assert (found.low, found.high) == (found.ratio, found.ratio)

