@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prunepass.backends.eager import EagerEngine
+from prunepass.backends.eager import EagerBackend
 from prunepass.backends.eager_profile import profile_eager
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.onnx_profile import profile_onnx
@@ -106,15 +106,14 @@ def profiles(
         nodes: Sequence[NodeTime]
         if isinstance(backend, OnnxBackend):
             nodes = profile_onnx(backend, folder / part, inputs, runs=runs)
+        elif isinstance(backend, EagerBackend):
+            nodes = profile_eager(backend.load(folder / part), inputs, runs=runs)
         else:
-            engine = backend.load(folder / part)
-            if not isinstance(engine, EagerEngine):
-                raise BackendError(
-                    f"engines of {name} cannot be profiled",
-                    found="kernels that are fused across sites and carry no labels",
-                    fix="compile with --backend onnx, and profile that",
-                )
-            nodes = profile_eager(engine, inputs, runs=runs)
+            raise BackendError(
+                f"engines of {name} cannot be profiled",
+                found="kernels that are fused across sites and carry no labels",
+                fix="compile with --backend onnx, and profile that",
+            )
         found[part] = Profile(tuple(nodes))
     return found
 

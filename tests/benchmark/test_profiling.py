@@ -58,9 +58,17 @@ def test_on_the_command_line(bundle: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["profile", str(bundle), "--runs", "0"]) == 2
 
 
-def test_what_cannot_be_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_profiled(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["profile", str(tmp_path)]) == 1
     assert "is not a bundle" in capsys.readouterr().err
+    told = json.loads((bundle / "bundle.json").read_text())
+    (tmp_path / "bundle.json").write_text(json.dumps(told | {"backend": "aot_inductor"}))
+    assert main(["profile", str(tmp_path)]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert "carry no labels" in lines[1]
 
 
 def test_files_without_parts_are_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
