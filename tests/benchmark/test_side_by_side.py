@@ -10,28 +10,25 @@ import torch
 
 import prunepass
 from prunepass.__main__ import main
+from prunepass.benchmark.fresh_process import footprint
 from prunepass.benchmark.side_by_side import check_alike, side_by_side, sweep
 from prunepass.benchmark.subjects import subjects
-from prunepass.errors import UsageError
+from prunepass.errors import BackendError, UsageError
 from tests.conftest import Captured
 from tests.tiny_models import images
 
 
 @pytest.fixture(scope="module")
 def folders(captured: Captured, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two bundles of one tiny model and one of another, run eagerly."""
+    """Two bundles of one tiny model, run eagerly."""
     place = tmp_path_factory.mktemp("bundles")
     found = []
-    for name, model, keep in (
-        ("half", "class", 0.5),
-        ("most", "class", 0.9),
-        ("mean", "mean", 0.5),
-    ):
-        program = captured(model, torch.float32)
-        x = images(2, name=model, dtype=torch.float32)
+    program = captured("class", torch.float32)
+    x = images(2, name="class", dtype=torch.float32)
+    for name, keep in (("half", 0.5), ("most", 0.9)):
         prunepass.compile(
             program, (x,), method="random", keep=keep, at=(0,), backend="eager",
-            folder=place / name, name=model,
+            folder=place / name, name=name,
         )  # fmt: skip
         found.append(place / name)
     return found
@@ -77,7 +74,7 @@ def test_bundles_side_by_side(
     folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--batch", "1,2", "--runs", 4, "--load", "2", "--save", tmp_path)
-    assert run("bench", *folders[:2], "--compare", *words, "--json") == 0
+    assert run("bench", *folders, "--compare", *words, "--json") == 0
     caught = capsys.readouterr()
     data = json.loads(caught.out)
     assert [s["name"] for s in data["subjects"]] == ["dense", "half", "most"]
@@ -100,21 +97,31 @@ def test_bundles_side_by_side(
 def test_bundles_one_after_the_other(
     folders: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("bench", folders[0], folders[2], "--batch", 1, "--runs", 3, "--json") == 0
+    assert run("bench", *folders, "--batch", 1, "--runs", 3, "--json") == 0
     data = json.loads(capsys.readouterr().out)
-    assert [b["model"] for b in data["bundles"]] == ["class", "mean"]
+    assert [b["model"] for b in data["bundles"]] == ["half", "most"]
     assert all(b["batches"][0]["dense_ms"] > 0 for b in data["bundles"])
     assert run("bench", folders[0], folders[0]) == 2
     assert "named twice" in capsys.readouterr().err
     assert run("bench", folders[0], "--load", "0") == 2
 
 
-def test_a_process_of_its_own(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_of_its_own(folders: list[Path]) -> None:
+    found = footprint(folders[0], "compressed", batch=2, threads=1)
+    assert found.peak_mb > found.libraries_mb > 50
+    assert found.load_s > 0
+    assert found.first_ms > 0
+    assert found.joules is None or found.joules >= 0
+
+
+@pytest.mark.slow
+def test_a_process_for_each_engine(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("--batch", 1, "--runs", 3, "--memory", "--threads", 1, "--json")
     assert run("bench", folders[0], *words) == 0
     found = json.loads(capsys.readouterr().out)["memory"]
     assert [f["name"] for f in found] == ["dense", "compressed"]
-    for f in found:
-        assert f["peak_mb"] > f["libraries_mb"] > 50
-        assert f["first_ms"] > 0
-        assert f["joules"] is None or f["joules"] >= 0
+    assert all(f["peak_mb"] > f["libraries_mb"] > 50 for f in found)
+    with pytest.raises(BackendError, match="a fresh process could not run"):
+        footprint(tmp_path, "dense", batch=1)
