@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from prunepass.analyse.activations import bytes_of, is_item, is_view, most_alive
 from prunepass.analyse.flops import node_kind, node_macs, read_nodes
 from prunepass.graph import meta
 from prunepass.graph.parts import Part, parts
@@ -135,7 +135,7 @@ def counts(
         if node not in belongs:
             continue
         part, macs = belongs[node], node_macs(node, shape_of)
-        written = 0 if _is_view(node) or _is_item(node) else _bytes(node, taken)
+        written = 0 if is_view(node) or is_item(node) else bytes_of(node, taken)
         added = Count(macs=macs, activation_bytes=written)
         found[part] = found.get(part, Count()) + added
         if macs:
@@ -148,7 +148,7 @@ def counts(
     return Counts(
         parts=found,
         kinds=kinds,
-        peak_activation_bytes=_peak(nodes, weights, taken),
+        peak_activation_bytes=most_alive(nodes, weights, taken),
         uncounted=tuple(sorted({str(n.target) for n in nodes if _is_unknown(n)})),
     )
 
@@ -164,7 +164,7 @@ def _kind(node: Node, part: Part, weights: Mapping[str, str]) -> str:
 
 
 def _viewed(node: Node) -> Node:
-    while node.op == "call_function" and _is_view(node):
+    while node.op == "call_function" and is_view(node):
         node = node.all_input_nodes[0]
     return node
 
@@ -190,7 +190,7 @@ def _weights(program: ExportedProgram, belongs: Mapping[Node, Part]) -> dict[Par
 def _readers(node: Node) -> Iterable[Node]:
     """Who reads a node; of a view its readers, since it computes nothing where it stands."""
     for user in node.users:
-        if user.op == "call_function" and _is_view(user) and user.users:
+        if user.op == "call_function" and is_view(user) and user.users:
             yield from _readers(user)
         else:
             yield user
@@ -203,57 +203,6 @@ def _weight_names(program: ExportedProgram) -> dict[str, str]:
         for spec in program.graph_signature.input_specs
         if spec.kind.name in ("PARAMETER", "BUFFER", "CONSTANT_TENSOR")
     }
-
-
-def _is_view(node: Node) -> bool:
-    """Whether the result of an operation is its operand, laid out another way."""
-    if node.target is torch.ops.aten.dropout.default:
-        return True
-    returns = getattr(getattr(node.target, "_schema", None), "returns", ())
-    return bool(returns) and all(
-        r.alias_info is not None and not r.alias_info.is_write for r in returns
-    )
-
-
-def _bytes(node: Node, sizes: meta.Sizes) -> int:
-    """Bytes of what an operation gives, all of its tensors."""
-    values = meta.value(node)
-    total = 0
-    for value in values if isinstance(values, (tuple, list)) else (values,):
-        if isinstance(value, torch.Tensor):
-            shape = (meta.concrete(size, sizes) for size in value.shape)
-            total += prod(shape) * value.element_size()
-    return total
-
-
-def _peak(nodes: list[Node], weights: Mapping[str, str], sizes: meta.Sizes) -> int:
-    """Most bytes alive at one time, weights left out; inputs live until the end."""
-    owner: dict[Node, Node] = {}
-    last: dict[Node, int] = {}
-    for place, node in enumerate(nodes):
-        source = node.all_input_nodes[0] if node.all_input_nodes else node
-        shares = node.op == "call_function" and (_is_view(node) or _is_item(node))
-        owner[node] = owner[source] if shares else node
-        for read in node.all_input_nodes:
-            last[owner[read]] = place
-    alive = sum(_bytes(n, sizes) for n in nodes if n.op == "placeholder" and n.name not in weights)
-    ends: dict[int, list[Node]] = {}
-    for node, place in last.items():
-        ends.setdefault(place, []).append(node)
-    peak = alive
-    for place, node in enumerate(nodes):
-        if node.op == "call_function" and owner[node] is node:
-            alive += _bytes(node, sizes)
-        peak = max(peak, alive)
-        ended = (n for n in ends.get(place, ()) if n.op == "call_function")
-        alive -= sum(_bytes(n, sizes) for n in ended)
-        if node.op == "call_function" and owner[node] is node and node not in last:
-            alive -= _bytes(node, sizes)
-    return peak
-
-
-def _is_item(node: Node) -> bool:
-    return getattr(node.target, "__name__", "") == "getitem"
 
 
 def _is_unknown(node: Node) -> bool:

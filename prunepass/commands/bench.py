@@ -11,24 +11,20 @@ from typing import Any
 from prunepass.benchmark.fresh_process import footprint
 from prunepass.benchmark.side_by_side import (
     Standing,
-    UnderLoad,
     check_alike,
     macs_ratio,
     side_by_side,
     sweep,
 )
 from prunepass.benchmark.subjects import COMPRESSED, DENSE, Subject, subjects
+from prunepass.commands.bench_tables import judged, show_load, show_memory, show_standings
 from prunepass.commands.request import Say
-from prunepass.commands.tables import show
 from prunepass.commands.words import blocks
 from prunepass.errors import UsageError
 from prunepass.measure.environment import environment
 from prunepass.measure.gain import RUNS
 from prunepass.measure.load import CALLERS
 from prunepass.measure.results import append_result
-
-_COLUMNS = ("batch", "engine", "MACs", "median", "quartiles", "p99", "a second", "speed-up",
-            "realised", "verdict")  # fmt: skip
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -127,15 +123,18 @@ def _measured(group: list[Subject], words: Namespace, *, say: Say) -> dict[str, 
         for size in _batches(group, words.batch, say=say)
         for standing in side_by_side(group, batch=size, runs=words.runs)
     ]
-    show(_COLUMNS, [_row(s, first) for s in standings], aside=words.json)
+    show_standings(standings, first, aside=words.json)
     result["batches"] = _by_batch(standings)
     size = standings[-1].batch
     if words.load is not None:
         loads = sweep(group, batch=standings[0].batch, callers=words.load)
         result["load"] = [load.to_dict() for load in loads]
-        _show_load(loads, aside=words.json)
+        show_load(loads, aside=words.json)
+        for line in judged(loads):
+            say(line)
     if words.memory:
         result["memory"] = _memory(group, size, words)
+        show_memory(result["memory"], aside=words.json)
     if words.save is not None:
         path = append_result(words.save, "bench", threads=words.threads, **result)
         say(f"appended to {path}")
@@ -183,55 +182,12 @@ def _by_batch(standings: Sequence[Standing]) -> list[dict[str, Any]]:
     return found
 
 
-def _row(standing: Standing, first: Subject) -> list[str]:
-    timing, gain = standing.timing, standing.gain
-    share = macs_ratio(standing.subject, first)
-    low, high = timing.quartiles_ms
-    return [
-        str(standing.batch), standing.subject.name, "" if share is None else f"{share:.3f}",
-        f"{timing.median_ms:.2f} ms", f"{low:.2f} to {high:.2f}", f"{timing.p99_ms:.2f} ms",
-        f"{standing.per_second:.1f}", "" if gain is None else str(gain),
-        "" if standing.realised is None else f"{standing.realised:.2f}",
-        "" if gain is None else gain.verdict,
-    ]  # fmt: skip
-
-
-def _show_load(loads: Sequence[UnderLoad], *, aside: bool) -> None:
-    columns = ("callers", "engine", "batch", "a second, all together", "speed-up",
-               "waiting, median", "p99")  # fmt: skip
-    rows = [
-        [
-            str(u.load.callers), u.subject.name, str(u.batch), f"{u.per_second:.1f}",
-            "" if u.ratio is None else f"{u.ratio:.2f}x", f"{u.load.waiting.median_ms:.2f} ms",
-            f"{u.load.waiting.p99_ms:.2f} ms",
-        ]
-        for u in loads
-    ]  # fmt: skip
-    show(columns, rows, aside=aside)
-
-
 def _memory(group: Sequence[Subject], batch: int, words: Namespace) -> list[dict[str, Any]]:
-    found = [
-        {"name": s.name, "batch": batch,
-         **footprint(s.folder, s.part, batch=batch, threads=words.threads).to_dict()}
-        for s in group
-    ]  # fmt: skip
-    columns = (
-        "batch",
-        "engine",
-        "peak memory",
-        "of it libraries",
-        "loading",
-        "first run",
-        "energy",
-    )
-    rows = [
-        [
-            str(batch), f["name"], f"{f['peak_mb']:.0f} MB", f"{f['libraries_mb']:.0f} MB",
-            f"{f['load_s']:.1f} s", f"{f['first_ms']:.1f} ms",
-            "not told" if f["joules"] is None else f"{f['joules']:.2f} J each",
-        ]
-        for f in found
-    ]  # fmt: skip
-    show(columns, rows, aside=words.json)
-    return found
+    return [
+        {
+            "name": subject.name,
+            "batch": batch,
+            **footprint(subject.folder, subject.part, batch=batch, threads=words.threads).to_dict(),
+        }
+        for subject in group
+    ]

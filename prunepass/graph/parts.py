@@ -100,12 +100,18 @@ def _reductions(graph: Graph) -> dict[Node, Part]:
             found[node] = found[node.args[0]]  # re-export leaves items without labels
         for label in meta.labels(node):
             name, _, role = label.partition(":")
-            if label in _SCORING or role in _SCORING:
-                found[node] = Part(name if role else site, "scoring")
-            elif role.startswith("reduce."):
-                found[node] = Part(name, "gather")
-            elif name in _MOVING:
-                found[node] = Part(site, "gather")
-            elif role in ("input", "output"):
+            if role in ("input", "output"):
                 site = name
+            group = _reducing(label)
+            # What scores may give what is kept as well: then it has the labels of both.
+            if group == "scoring" or (group == "gather" and node not in found):
+                found[node] = Part(name if role.startswith("reduce") else site, group)
     return found
+
+
+def _reducing(label: str) -> str:
+    """`scoring` or `gather` for what a reduction does; nothing for other labels."""
+    name, _, role = label.partition(":")
+    if label in _SCORING or role in _SCORING:
+        return "scoring"
+    return "gather" if role.startswith("reduce.") or name in _MOVING else ""

@@ -73,7 +73,7 @@ def test_what_takes_other_inputs_is_refused(folders: list[Path]) -> None:
 def test_bundles_side_by_side(
     folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--batch", "1,2", "--runs", 4, "--load", "2", "--save", tmp_path)
+    words = ("--batch", "1,2", "--runs", 4, "--load", "1,2", "--save", tmp_path)
     assert run("bench", *folders, "--compare", *words, "--json") == 0
     caught = capsys.readouterr()
     data = json.loads(caught.out)
@@ -84,7 +84,8 @@ def test_bundles_side_by_side(
         assert first["speedup"] is None
         assert all(o["speedup_low"] <= o["speedup"] <= o["speedup_high"] for o in others)
         assert all(o["p99_ms"] >= o["median_ms"] for o in row["engines"])
-    assert {u["callers"] for u in data["load"]} == {2}
+    assert {u["callers"] for u in data["load"]} == {1, 2}
+    assert "under load" in caught.err
     assert "verdict" in caught.err
     assert "fewer than 30 runs" in caught.err
     (line,) = next(tmp_path.glob("*.jsonl")).read_text().splitlines()
