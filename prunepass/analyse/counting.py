@@ -19,7 +19,13 @@ from prunepass.analyse.flops import node_kind, node_macs, read_nodes
 from prunepass.graph import meta
 from prunepass.graph.parts import Part, parts
 
-_COUNTED_ELSEWHERE = ("aten", "prims", "prunepass")
+_KNOWN = ("aten", "prims", "prunepass")
+"""Where operations come from that do not multiply where they have no formula, but for these:"""
+_MULTIPLY = {
+    "_native_multi_head_attention", "_transformer_encoder_layer_fwd", "_trilinear", "bilinear",
+    "cdist", "gru", "lstm", "rnn_tanh", "rnn_relu", "_flash_attention_forward",
+    "_efficient_attention_forward", "quantized_linear",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +217,8 @@ def _is_unknown(node: Node) -> bool:
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         return True
     space = getattr(node.target, "namespace", None)
-    return space is not None and space not in _COUNTED_ELSEWHERE
+    name = getattr(node.target, "__name__", "").split(".")[0]
+    return name in _MULTIPLY or (space is not None and space not in _KNOWN)
 
 
 def _summed(found: Iterable[Count]) -> Count:

@@ -133,7 +133,14 @@ def _of_vision_language(folder: Path, threads: int | None) -> Subject:
 def _on(engine: Engine, inputs: Callable[[int], tuple[Tensor, ...]]) -> Callable[[int], Call]:
     def prepare(batch: int) -> Call:
         made = inputs(batch)
-        return lambda: engine(*made)
+
+        def run() -> object:
+            found = engine(*made)
+            if any(x.is_cuda for x in found):  # what is asked for is not done yet
+                torch.cuda.synchronize()
+            return found
+
+        return run
 
     return prepare
 

@@ -158,9 +158,9 @@ def _batches(group: Sequence[Subject], asked: Sequence[int], *, say: Say) -> Seq
 
 def _told(subject: Subject, first: Subject) -> dict[str, Any]:
     return {
-        "name": subject.name, "bundle": str(subject.folder), "part": subject.part,
-        "method": subject.method, "device": subject.device, "macs": subject.macs,
-        "macs_ratio": macs_ratio(subject, first),
+        "name": subject.name, "bundle": subject.folder.resolve().name, "part": subject.part,
+        "method": subject.method, "unit": subject.unit, "device": subject.device,
+        "macs": subject.macs, "macs_ratio": macs_ratio(subject, first),
     }  # fmt: skip
 
 

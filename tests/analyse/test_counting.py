@@ -96,6 +96,7 @@ class Loop(nn.Module):
 def test_what_no_formula_knows_is_named() -> None:
     found = counts(exported(Loop(), torch.randn(4, 4)))
     assert [name for name in found.uncounted if "while_loop" in name]
+    assert counts(exported(nn.Bilinear(3, 4, 5), torch.randn(2, 3), torch.randn(2, 4))).uncounted
 
 
 @pytest.mark.parametrize(
