@@ -176,7 +176,7 @@ def test_inspect(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", place.model, "--plan", place.plan) == 0
     told = capsys.readouterr().out
     assert "in theory" in told
-    assert "0.71" in told
+    assert "0.707 of the dense model" in told
 
 
 def test_inspect_says_why_tokens_cannot_go(
