@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunepass import language, vlm
+    from prunepass.analyse.counting import Counts, counts
     from prunepass.analyse.sites import sites
     from prunepass.apply import apply_plan
     from prunepass.calibrate import Batch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Compiled",
+    "Counts",
     "Finding",
     "LayerScores",
     "Plan",
@@ -44,6 +46,7 @@ __all__ = [
     "build",
     "capture",
     "compile",
+    "counts",
     "examine",
     "language",
     "layer_scores",
@@ -58,6 +61,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "calibrate",
     "Compiled": "compiler",
+    "Counts": "analyse.counting",
     "Finding": "doctor.findings",
     "LayerScores": "importance.scores",
     "Plan": "plans",
@@ -70,6 +74,7 @@ _HOMES = {
     "build": "compiler",
     "capture": "capturing",
     "compile": "compiler",
+    "counts": "analyse.counting",
     "examine": "doctor.findings",
     "layer_scores": "importance.scores",
     "plan": "planners.budget",

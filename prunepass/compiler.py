@@ -254,8 +254,10 @@ def assemble(
     return Compiled(backend.load(folder / "compressed"), plan, report, folder, backend)
 
 
-def load_engines(folder: Path, *, threads: int | None = None) -> tuple[Manifest, dict[str, Engine]]:
-    """The manifest of a bundle and its engines, `dense` and `compressed`.
+def load_engines(
+    folder: Path, *, threads: int | None = None, parts: Sequence[str] = ("dense", "compressed")
+) -> tuple[Manifest, dict[str, Engine]]:
+    """The manifest of a bundle and its engines, `dense` and `compressed`, or those asked for.
 
     Raises:
         ModelError: The folder is no bundle, or a file of it was changed.
@@ -267,7 +269,7 @@ def load_engines(folder: Path, *, threads: int | None = None) -> tuple[Manifest,
     chosen = find_backend(manifest.backend, **settings)
     if threads and not settings:
         torch.set_num_threads(threads)
-    return manifest, {part: chosen.load(folder / part) for part in ("dense", "compressed")}
+    return manifest, {part: chosen.load(folder / part) for part in parts}
 
 
 def available(name: str | Backend) -> Backend:

@@ -175,6 +175,12 @@ def test_inspect(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert data["fingerprint"] == json.loads(place.plan.read_text())["fingerprint"]
     assert data["sites"][0]["label"] == "block[0].attention"
     assert "GMAC" in captured.err
+    assert data["counts"]["macs"] == data["macs"]
+    assert data["counts"]["flops"] == 2 * data["macs"]
+    assert run("inspect", place.model, "--plan", place.plan) == 0
+    told = capsys.readouterr().out
+    assert "in theory" in told
+    assert "0.707 of the dense model" in told
 
 
 def test_inspect_says_why_tokens_cannot_go(

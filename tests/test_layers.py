@@ -34,7 +34,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "sparsify_weights": (6, _ANALYSIS | {"calibrate", "importance", "planners"}),
     "apply": (5, _ANALYSIS | {"passes"}),
     "specialise": (5, {"errors", "graph"}),
-    "backends": (6, _RUNNING | {"graph.edit"}),
+    "backends": (6, _RUNNING | {"graph.edit", "graph.parts"}),
     "measure": (6, _RUNNING),
     "report": (7, {"errors", "plans", "records"}),
     "bundle": (7, {"errors", "plans", "records"}),
@@ -62,9 +62,10 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "vlm": (9, set()),
     "layer_plot": (9, set()),
     "language": (10, set()),
-    "commands": (11, set()),
-    "__main__": (13, set()),
-    "__init__": (12, set()),
+    "benchmark": (11, set()),
+    "commands": (12, set()),
+    "__main__": (14, set()),
+    "__init__": (13, set()),
 }
 FREE = 8
 HEAVY = {"onnx", "onnxruntime", "onnxscript", "tensorrt", "torch_tensorrt", "timm", "transformers",

@@ -9,8 +9,9 @@ import prunepass
 
 def test_names() -> None:
     assert prunepass.__all__ == [
-        "Batch", "Compiled", "Finding", "LayerScores", "Plan", "PrunepassError", "Report", "Site",
-        "Sites", "Step", "apply_plan", "build", "capture", "compile", "examine", "language",
+        "Batch", "Compiled", "Counts", "Finding", "LayerScores", "Plan", "PrunepassError", "Report",
+        "Site", "Sites", "Step", "apply_plan", "build", "capture", "compile", "counts", "examine",
+        "language",
         "layer_scores", "plan", "plan_for", "sites", "sparse_linear", "vlm",
     ]  # fmt: skip
     assert all(hasattr(prunepass, name) for name in prunepass.__all__)

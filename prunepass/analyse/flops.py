@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from prunepass.graph import meta
 from prunepass.kernels.sparse_linear import GATED_LINEAR
@@ -40,7 +40,19 @@ def macs(
         sizes: What they are taken as, by symbol, instead.
     """
     taken = batch if sizes is None else sizes
-    return count(program.graph.nodes, lambda node: meta.concrete_shape(node, taken) or ())
+    return count(read_nodes(program.graph), lambda node: meta.concrete_shape(node, taken) or ())
+
+
+def read_nodes(graph: Graph) -> list[Node]:
+    """The nodes that lead to an output; what nobody reads no engine computes."""
+    seen = set(graph.find_nodes(op="output"))
+    open_ = list(seen)
+    while open_:
+        for node in open_.pop().all_input_nodes:
+            if node not in seen:
+                seen.add(node)
+                open_.append(node)
+    return [node for node in graph.nodes if node in seen]
 
 
 def count(nodes: Iterable[Node], shape_of: ShapeOf) -> int:
@@ -50,10 +62,18 @@ def count(nodes: Iterable[Node], shape_of: ShapeOf) -> int:
 
 def node_macs(node: Node, shape_of: ShapeOf) -> int:
     """Multiply-accumulates of one node; 0 for what is not counted."""
-    if node.op != "call_function":
-        return 0
-    formula = _FORMULAS.get(node.target)
-    return 0 if formula is None else formula(node, shape_of)
+    formula = _formula(node)
+    return 0 if formula is None else formula.macs(node, shape_of)
+
+
+def node_kind(node: Node) -> str:
+    """`linear`, `convolution`, `attention`, `scan`, `product`; nothing for what is not counted."""
+    formula = _formula(node)
+    return "" if formula is None else formula.kind
+
+
+def _formula(node: Node) -> _Formula | None:
+    return _FORMULAS.get(node.target) if node.op == "call_function" else None
 
 
 def _linear(node: Node, shape_of: ShapeOf) -> int:
@@ -80,6 +100,8 @@ def _addmm(node: Node, shape_of: ShapeOf) -> int:
 
 
 def _convolution(node: Node, shape_of: ShapeOf) -> int:
+    if len(node.args) > 6 and node.args[6] is True:  # of aten.convolution: whether transposed
+        return _transposed_convolution(node, shape_of)
     weight = shape_of(_operand(node, 1))
     return prod(shape_of(node)) * prod(weight[1:])
 
@@ -103,15 +125,31 @@ def _token_convolution(node: Node, shape_of: ShapeOf) -> int:
 
 
 def _einsum(node: Node, shape_of: ShapeOf) -> int:
+    """Operands are contracted from left to right, as torch does without a better order."""
     equation: Any = node.args[0]
     operands: Any = node.args[1]
-    terms = equation.replace(" ", "").split("->")[0].split(",")
-    if "..." in equation or len(terms) != 2:
-        return 0
+    left, arrow, result = equation.replace(" ", "").partition("->")
+    if not arrow:  # then letters that stand once are left
+        result = "".join(letter for letter in left if left.count(letter) == 1)
+    shapes = [shape_of(operand) for operand in operands]
+    terms = [_spelled(t, len(shape)) for t, shape in zip(left.split(","), shapes, strict=True)]
     sizes: dict[str, int] = {}
-    for term, operand in zip(terms, operands, strict=True):
-        sizes.update(zip(term, shape_of(operand), strict=True))
-    return prod(sizes.values())
+    for term, shape in zip(terms, shapes, strict=True):
+        for letter, size in zip(term, shape, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    kept = set(result) | {letter for letter in sizes if letter.isdigit()}
+    have, total = set(terms[0]), 0
+    for place, term in enumerate(terms[1:], 1):
+        total += prod(sizes[letter] for letter in have | set(term))
+        later = kept.union(*terms[place + 1 :])
+        have = (have | set(term)) & later
+    return total
+
+
+def _spelled(term: str, rank: int) -> str:
+    """A term of an einsum with a digit for each axis of its dots, counted from the right."""
+    named = len(term.replace(".", ""))
+    return term.replace("...", "".join(str(n) for n in reversed(range(rank - named))))
 
 
 def _operand(node: Node, index: int) -> Node:
@@ -120,23 +158,45 @@ def _operand(node: Node, index: int) -> Node:
     return operand
 
 
-_FORMULAS: dict[Any, Callable[[Node, ShapeOf], int]] = {
-    _aten.linear.default: _linear,
-    GATED_LINEAR: _gated_linear,
-    _aten.matmul.default: _matmul,
-    _aten.mm.default: _matmul,
-    _aten.bmm.default: _matmul,
-    _aten.addmm.default: _addmm,
-    _aten.baddbmm.default: _addmm,
-    _aten.einsum.default: _einsum,
-    _aten.conv1d.default: _convolution,
-    _aten.conv2d.default: _convolution,
-    _aten.conv2d.padding: _convolution,
-    _aten.conv3d.default: _convolution,
-    _aten.conv_transpose2d.input: _transposed_convolution,
-    _aten.convolution.default: _convolution,
-    _aten.scaled_dot_product_attention.default: _attention,
-    SCAN: _scan,
-    LINE: _token_convolution,
-    GRID: _token_convolution,
+class _Formula(NamedTuple):
+    """How the multiply-accumulates of an operation are counted, and what kind it is."""
+
+    kind: str
+    macs: Callable[[Node, ShapeOf], int]
+
+
+_PRODUCT = _Formula("product", _matmul)
+_CONVOLUTION = _Formula("convolution", _convolution)
+_TRANSPOSED = _Formula("convolution", _transposed_convolution)
+_TOKEN_CONVOLUTION = _Formula("convolution", _token_convolution)
+_ATTENTION = _Formula("attention", _attention)
+_FORMULAS: dict[Any, _Formula] = {
+    _aten.linear.default: _Formula("linear", _linear),
+    GATED_LINEAR: _Formula("linear", _gated_linear),
+    _aten.matmul.default: _PRODUCT,
+    _aten.mm.default: _PRODUCT,
+    _aten.bmm.default: _PRODUCT,
+    _aten.mv.default: _PRODUCT,
+    _aten.dot.default: _PRODUCT,
+    _aten.addmm.default: _Formula("product", _addmm),
+    _aten.baddbmm.default: _Formula("product", _addmm),
+    _aten.einsum.default: _Formula("product", _einsum),
+    _aten.conv1d.default: _CONVOLUTION,
+    _aten.conv1d.padding: _CONVOLUTION,
+    _aten.conv2d.default: _CONVOLUTION,
+    _aten.conv2d.padding: _CONVOLUTION,
+    _aten.conv3d.default: _CONVOLUTION,
+    _aten.conv3d.padding: _CONVOLUTION,
+    _aten.conv_transpose1d.default: _TRANSPOSED,
+    _aten.conv_transpose2d.input: _TRANSPOSED,
+    _aten.conv_transpose3d.input: _TRANSPOSED,
+    _aten.convolution.default: _CONVOLUTION,
+    _aten.scaled_dot_product_attention.default: _ATTENTION,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default: _ATTENTION,
+    _aten._scaled_dot_product_flash_attention.default: _ATTENTION,
+    _aten._scaled_dot_product_efficient_attention.default: _ATTENTION,
+    _aten._scaled_dot_product_cudnn_attention.default: _ATTENTION,
+    SCAN: _Formula("scan", _scan),
+    LINE: _TOKEN_CONVOLUTION,
+    GRID: _TOKEN_CONVOLUTION,
 }

@@ -116,8 +116,15 @@ class OnnxBackend:
                 fix="another opset, or --backend aot_inductor",
             ) from error
 
-    def load(self, folder: Path) -> OnnxEngine:
+    def load(
+        self, folder: Path, *, profile: Path | None = None, optimised: Path | None = None
+    ) -> OnnxEngine:
         """The session of the ONNX file in a folder, or of FOLDER.onnx where there is no folder.
+
+        Args:
+            folder: What `build` was given.
+            profile: Where the session's profile begins to be written, None for none.
+            optimised: Where the graph is written as ONNX Runtime has optimised it.
 
         Raises:
             BackendError: onnxruntime is missing, or refuses the file.
@@ -134,6 +141,10 @@ class OnnxBackend:
         options.log_severity_level = 3
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        if optimised is not None:
+            options.optimized_model_filepath = str(optimised)
         path = folder / _FILE if folder.is_dir() else folder.with_name(f"{folder.name}.onnx")
         register_operator(options, path.parent)
         try:

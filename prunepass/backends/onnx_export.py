@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from prunepass.backends import onnx_arithmetic, onnx_operator, onnx_tokens
+from prunepass.backends import onnx_arithmetic, onnx_operator, onnx_parts, onnx_tokens
 from prunepass.backends.onnx_legal import EXPORTED, Target, check_opset, legalise
 from prunepass.backends.onnx_precision import Half, halve
 
@@ -81,6 +81,8 @@ def _translate(program: ExportedProgram, opset: int, *, loops: bool) -> Any:
         },
     )
     assert exported is not None
+    assert exported.exported_program is not None
+    onnx_parts.write_parts(exported.model, exported.exported_program)
     return exported
 
 

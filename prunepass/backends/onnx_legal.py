@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from prunepass.backends.onnx_integers import NARROW
 from prunepass.backends.onnx_opset import OPSET_17, Lowering, attribute, constant
-from prunepass.backends.onnx_parts import ATTENTION, PARTS
 from prunepass.backends.onnx_scatter import one_hot_sum
+from prunepass.backends.onnx_tensorrt_parts import ATTENTION, PARTS
 from prunepass.backends.onnx_topk import LARGEST_K, rank_by_counting
 from prunepass.errors import BackendError, UsageError
 

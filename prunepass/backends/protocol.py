@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 from torch.export import ExportedProgram
+
+from prunepass.graph.parts import Part
 
 
 class Engine(Protocol):
@@ -18,6 +21,23 @@ class Engine(Protocol):
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The outputs for one batch of inputs."""
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """How long a node of an engine takes.
+
+    Attributes:
+        name: Of the node.
+        operator: What it does, in words of the backend.
+        part: Where it belongs.
+        seconds: Of one run, the median of several.
+    """
+
+    name: str
+    operator: str
+    part: Part
+    seconds: float
 
 
 class Backend(Protocol):

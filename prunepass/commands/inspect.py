@@ -1,63 +1,121 @@
-"""`prunepass inspect`: what can be reduced in a model, and where."""
+"""`prunepass inspect`: what can be reduced in a model, where, and what each part costs."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from prunepass.analyse.flops import macs
+from prunepass.analyse.counting import Count, Counts, counts
 from prunepass.analyse.sites import sites as find_sites
+from prunepass.apply import apply_plan
+from prunepass.bundle import read_plan
 from prunepass.capturing import capture
 from prunepass.commands.request import Say, load
 from prunepass.commands.words import model_arguments
+from prunepass.records import Site
+
+_COLUMNS = ("site", "module", "tokens", "channels", "heads", "MMAC", "parameters")
 
 
 def arguments(parser: ArgumentParser) -> None:
     """What the command takes."""
     model_arguments(parser)
+    parser.add_argument("--plan", metavar="FILE", help="what this plan would save, in theory")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Lists the sites of a model."""
+    plan = read_plan(Path(words.plan)) if words.plan else None
     loaded = load(words)
     program = capture(loaded.module, (loaded.example(),))
     sites = find_sites(program)
+    cost = counts(program)
+    total = cost.total
     say(
-        f"{words.model}: {macs(program) / 1e9:.3f} GMAC an example, "
-        f"{sum(p.numel() for p in program.parameters()) / 1e6:.1f} M parameters, "
+        f"{words.model}: {total.macs / 1e9:.3f} GMAC ({total.flops / 1e9:.3f} GFLOP) an example, "
+        f"{total.parameters / 1e6:.1f} M parameters, "
         f"{len(sites)} sites, {sites.prefix_tokens} prefix tokens"
         + (f", {len(sites.fixed_tokens)} more that always stay" if sites.fixed_tokens else "")
     )
+    say(_spent(cost))
+    after = None if plan is None else counts(apply_plan(program, plan))
+    if after is not None:
+        say(_saved(words.plan, cost, after))
     if not len(sites):
         say(
             "  no attention block with a residual stream was recognised, so no token can go.\n"
             "  The model still compiles as it is: prunepass.build(prunepass.capture(...))"
         )
     if words.json:
-        return {
+        found: dict[str, Any] = {
             "model": words.model,
-            "macs": macs(program),
+            "macs": total.macs,
             "prefix_tokens": sites.prefix_tokens,
             "fixed_tokens": list(sites.fixed_tokens),
             "fingerprint": sites.fingerprint,
             "sites": [asdict(site) for site in sites],
+            "counts": cost.to_dict(),
         }
+        return found if after is None else found | {"counts_with_plan": after.to_dict()}
+    if len(sites):
+        _show(list(sites), cost, after)
+    return {}
+
+
+def _spent(cost: Counts) -> str:
+    """What the multiply-accumulates are spent on, and bytes."""
+    kinds = ", ".join(f"{kind} {macs / 1e9:.3f}" for kind, macs in cost.kinds.items())
+    total = cost.total
+    unknown = f"\n  not counted: {', '.join(cost.uncounted)}" if cost.uncounted else ""
+    return (
+        f"  GMAC by kind: {kinds}\n"
+        f"  weights {total.weight_bytes / 1e6:.1f} MB; activations "
+        f"{total.activation_bytes / 1e6:.1f} MB written, "
+        f"{cost.peak_activation_bytes / 1e6:.1f} MB at one time{unknown}"
+    )
+
+
+def _saved(plan: str, cost: Counts, after: Counts) -> str:
+    """What a plan saves, marked as theory."""
+    before, now = cost.total, after.total
+    extra = ", ".join(
+        f"{kind} {after.kinds[kind] / now.macs:.1%}"
+        for kind in ("scoring", "merging")
+        if kind in after.kinds
+    )
+    return (
+        f"  with {plan}: {now.macs / 1e9:.3f} GMAC, {now.macs / before.macs:.3f} of the dense "
+        f"model's{f', of it {extra}' if extra else ''}\n"
+        "  in theory: operations saved are not time saved; `prunepass bench` measures a bundle"
+    )
+
+
+def _show(sites: Sequence[Site], cost: Counts, after: Counts | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("site", "module", "tokens", "channels", "heads", "tokens can be reduced"):
+    planned = () if after is None else ("with plan",)
+    for column in (*_COLUMNS, *planned, "tokens can be reduced"):
         table.add_column(column, overflow="fold")
+    before, now = cost.sites, {} if after is None else after.sites
     last = ""
     for site in sites:
         verdict = "yes" if site.refusal is None else f"no: {site.refusal}"
         shown = "no: as above" if verdict == last and verdict != "yes" else verdict
         last = verdict
+        mine = before.get(site.label)
         table.add_row(
-            site.label, site.module, str(site.tokens), str(site.channels), str(site.heads), shown
-        )
-    if len(sites):
-        Console().print(table)
-    return {}
+            site.label, site.module, str(site.tokens), str(site.channels), str(site.heads),
+            _millions(mine), "" if mine is None else f"{mine.parameters / 1e6:.2f} M",
+            *(() if after is None else (_millions(now.get(site.label)),)), shown,
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _millions(count: Count | None) -> str:
+    return "" if count is None else f"{count.macs / 1e6:.1f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,3 +91,14 @@ def concrete_shape(node: Node, sizes: Sizes) -> tuple[int, ...] | None:
     """Shape of a node's tensor with every dynamic dimension taken as `sizes` says."""
     found = shape(node)
     return None if found is None else tuple(concrete(size, sizes) for size in found)
+
+
+def sizes_for(graph: torch.fx.Graph, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The sizes, by symbol, that make inputs of a program have these shapes, or begin with them."""
+    found: dict[str, int] = {}
+    for node in graph.find_nodes(op="placeholder"):
+        for have, size in zip(shape(node) or (), shapes.get(node.name, ()), strict=False):
+            if isinstance(have, torch.SymInt):
+                for symbol in have.node.expr.free_symbols:
+                    found[symbol.name] = size
+    return found

@@ -13,7 +13,6 @@ from torch import nn
 
 from prunepass.bundle import check_free, read_plan
 from prunepass.errors import ModelError, UsageError
-from prunepass.language.bench import bench_decoding
 from prunepass.language.compile import compile as compile_model
 from prunepass.language.generate import load
 from prunepass.language.programs import capture
@@ -136,21 +135,6 @@ def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
         return {"text": text, "tokens": found}
     print(text if text is not None else ",".join(map(str, found)), file=sys.stdout)
     return {}
-
-
-def bench(words: Namespace, *, say: Say) -> dict[str, Any]:
-    """Times decoding: dense against compressed."""
-    found = bench_decoding(
-        words.bundle, batches=words.batch, threads=words.threads, runs=words.runs
-    )
-    ratio = found["macs_ratio"]
-    say(f"{found['model']}, {found['backend']}: {ratio:.3f} of the MACs a token")
-    for row in found["batches"]:
-        say(
-            f"  batch {row['batch']:<4} cache {row['cache']:<5} dense {row['dense_ms']:8.2f} ms   "
-            f"compressed {row['compressed_ms']:8.2f} ms   speed-up {row['speedup']:.2f}"
-        )
-    return found
 
 
 def read_texts(path: Path, tokenizer: Any) -> list[list[int]]:

@@ -1,1 +1,1 @@
-"""Measuring: time, fidelity, and the machine they were taken on."""
+"""Measuring: time, gains, load, memory, energy, fidelity, and the machine they were taken on."""

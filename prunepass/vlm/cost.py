@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch.export import ExportedProgram
 
 from prunepass.analyse.flops import macs
@@ -31,7 +30,7 @@ def prompt_macs(program: ExportedProgram, *, image_tokens: int, text_tokens: int
         "asking_votes": (1, rows),
         "attention_mask": (1, tokens),
     }
-    return macs(program, sizes=_symbols(program, shapes))
+    return macs(program, sizes=meta.sizes_for(program.graph, shapes))
 
 
 def check_pays(dense: ExportedProgram, pruned: ExportedProgram, *, image_tokens: int) -> float:
@@ -50,14 +49,3 @@ def check_pays(dense: ExportedProgram, pruned: ExportedProgram, *, image_tokens:
             fix="prune more tokens, or behind earlier layers",
         )
     return ratio
-
-
-def _symbols(program: ExportedProgram, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """The sizes that make a program's inputs have these shapes, by symbol."""
-    found: dict[str, int] = {}
-    for node in program.graph.find_nodes(op="placeholder"):
-        for have, size in zip(meta.shape(node) or (), shapes.get(node.name, ()), strict=False):
-            if isinstance(have, torch.SymInt):
-                for symbol in have.node.expr.free_symbols:
-                    found[symbol.name] = size
-    return found

@@ -32,6 +32,10 @@ def test_medians_and_quartiles_by_hand() -> None:
     timing = Timing((0.004, 0.001, 0.003, 0.002, 0.005))
     assert timing.median_ms == pytest.approx(3.0, rel=1e-12, abs=0.0)
     assert timing.quartiles_ms == pytest.approx((1.5, 4.5), rel=1e-12, abs=0.0)
+    assert timing.p99_ms == pytest.approx(4.96, rel=1e-12, abs=0.0)  # 4 + 0.96 of the last gap
+    told = timing.to_dict()
+    assert told["runs"] == 5
+    assert told["median_ms"] == timing.median_ms
 
 
 def test_speedup_is_the_median_of_paired_ratios() -> None:

@@ -1,0 +1,17 @@
+"""Memory of this process."""
+
+from __future__ import annotations
+
+import torch
+
+from prunepass.measure.memory import peak_bytes, resident_bytes
+
+
+def test_the_peak_stays_when_memory_is_given_back() -> None:
+    before, room = peak_bytes(), 64 * 2**20
+    assert before >= resident_bytes() > 0
+    held = torch.ones(before - resident_bytes() + room, dtype=torch.uint8)
+    risen = peak_bytes()
+    assert risen >= before + room // 2
+    del held
+    assert peak_bytes() >= risen > resident_bytes()
