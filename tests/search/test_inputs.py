@@ -96,7 +96,7 @@ def test_a_floor_alone_gives_the_fewest_inputs_that_keep_it(
 
 def test_what_cannot_be_had_is_told(programs: tuple[ExportedProgram, ExportedProgram]) -> None:
     with pytest.raises(PlanError, match="cannot both be met"):
-        keep_for(*programs, TEXTS, target="flops<=0.4", floor="kl<=1e-4", smallest=0)
+        keep_for(*programs, TEXTS, target="flops<=0.4", floor="kl<=1e-4", smallest=0, minutes=1e-6)
     with pytest.raises(PlanError, match="cannot be met") as error:
         keep_for(*programs, TEXTS, target="flops<=0.01", smallest=0)
     told = str(error.value).split("--target '")[1].split("'")[0]
