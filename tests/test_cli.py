@@ -17,7 +17,7 @@ from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, METHODS
 from prunepass.rules.table import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("inspect", "methods", "layers", "plan", "compile", "bench", "eval")
+COMMANDS = ("inspect", "methods", "layers", "plan", "compile", "bench", "eval", "doctor")
 SOURCE = """
 from tests.tiny_models import tiny
 
