@@ -20,7 +20,7 @@ from prunepass.rules.table import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
-    "inspect", "methods", "layers", "plan", "compile", "bench", "eval", "verify", "export",
+    "inspect", "methods", "layers", "plan", "compile", "bench", "eval", "verify", "export", "doctor",
 )  # fmt: skip
 SOURCE = """
 from tests.tiny_models import tiny
