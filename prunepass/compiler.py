@@ -20,7 +20,8 @@ from prunepass.backends.eager import save_program
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.protocol import Backend, Engine
 from prunepass.backends.table import backend as find_backend
-from prunepass.backends.tensorrt import UnbuiltEngine, onnx_engine
+from prunepass.backends.tensorrt import onnx_engine
+from prunepass.backends.tensorrt_engine import UnbuiltEngine
 from prunepass.bundle import (
     Manifest,
     check_digests,
