@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from prunepass.measure.timing import Timing
 
@@ -47,7 +48,9 @@ def gain(slow: Timing, fast: Timing, *, share: float = 0.95, resamples: int = 20
 
     Who goes first alternates from turn to turn, and that may be worth more than the difference that
     is sought: of two turns that follow each other the geometric mean is taken, where it cancels. A
-    last turn without a next one is left out.
+    last turn without a next one is left out. A busy machine may hit one engine for several turns on
+    end; then turns tell less than their number, and the interval is as much wider as it is for so
+    many independent ones.
 
     Args:
         slow: Runs of one engine.
@@ -57,10 +60,26 @@ def gain(slow: Timing, fast: Timing, *, share: float = 0.95, resamples: int = 20
     """
     pairs = zip(slow.seconds, fast.seconds, strict=True)
     logs = torch.tensor([math.log(a / b) for a, b in pairs], dtype=torch.float64)
-    ratios = logs[: len(logs) // 2 * 2].reshape(-1, 2).mean(1).exp()
+    turns = logs[: len(logs) // 2 * 2].reshape(-1, 2).mean(1)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(ratios), (resamples, len(ratios)), generator=generator)
-    medians = ratios[drawn].quantile(0.5, dim=1)
+    drawn = torch.randint(len(turns), (resamples, len(turns)), generator=generator)
+    middle = turns.quantile(0.5)
+    medians = middle + _widening(turns) * (turns[drawn].quantile(0.5, dim=1) - middle)
     tail = (1 - share) / 2
-    low, high = medians.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Gain(float(ratios.quantile(0.5)), low, high)
+    low, high = medians.exp().quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Gain(float(middle.exp()), low, high)
+
+
+def _widening(values: Tensor) -> float:
+    """By how much an interval is wider where each value [N] is like the one before.
+
+    That is sqrt((1 + r) / (1 - r)) of the correlation r of neighbours, of their ranks, so that one
+    value far off does not hide it; r comes out too small by (1 + 3 r) / N, which is added.
+    """
+    if len(values) < 3:
+        return 1.0
+    ranks = values.argsort().argsort().double()
+    ranks = ranks - ranks.mean()
+    found = float((ranks[1:] * ranks[:-1]).sum() / ranks.square().sum())
+    r = min(max(found + (1 + 3 * found) / len(values), 0.0), 0.9)
+    return math.sqrt((1 + r) / (1 - r))

@@ -14,11 +14,12 @@ TRIALS = 200
 RUNS = 30
 
 
-def trial(seed: int, *, noise: float, order: float, faster: float) -> Gain:
+def trial(seed: int, *, noise: float, order: float, faster: float, stretch: float = 0.0) -> Gain:
     """The gain of two engines that are equal, or one of them `faster`.
 
     Each run has noise of its own; a machine drifts and hits both alike; one run in twenty takes
-    half as long again; who goes second is slower or quicker by `order`.
+    half as long again; who goes second is slower or quicker by `order`; one of the two is slowed
+    down by `stretch` for 6 to 16 turns on end.
     """
     g = torch.Generator().manual_seed(seed)
 
@@ -30,16 +31,24 @@ def trial(seed: int, *, noise: float, order: float, faster: float) -> Gain:
     logs += math.log(1.5) * (torch.rand(2, RUNS, generator=g) < 0.05)
     second = torch.arange(RUNS) % 2
     logs += order * torch.stack([second, 1 - second])
+    begin, length, who = (int(torch.randint(n, (), generator=g)) for n in (RUNS, 11, 2))
+    logs[who, begin : begin + 6 + length] += stretch
     logs[1] -= math.log(faster)
     slow, fast = (Timing(tuple(row.tolist())) for row in logs.exp())
     return gain(slow, fast, resamples=400)
 
 
 @pytest.mark.parametrize(
-    ("noise", "order"), [(0.02, 0.0), (0.1, 0.0), (0.02, 0.1)], ids=["quiet", "loud", "order"]
+    ("noise", "order", "stretch"),
+    [(0.02, 0.0, 0.0), (0.1, 0.0, 0.0), (0.02, 0.1, 0.0), (0.05, 0.0, 0.3)],
+    ids=["quiet", "loud", "order", "stretch"],
 )
-def test_equal_engines_differ_in_no_more_than_5_of_100_trials(noise: float, order: float) -> None:
-    found = [trial(seed, noise=noise, order=order, faster=1.0) for seed in range(TRIALS)]
+def test_equal_engines_differ_in_no_more_than_5_of_100_trials(
+    noise: float, order: float, stretch: float
+) -> None:
+    found = [
+        trial(seed, noise=noise, order=order, faster=1.0, stretch=stretch) for seed in range(TRIALS)
+    ]
     claimed = sum(g.verdict != "no difference" for g in found)
     assert claimed <= 0.05 * TRIALS
     # Not because of the smallest difference that is told: the intervals themselves hold 1.
