@@ -184,6 +184,7 @@ def assemble(
             difference=differences["compressed"],
             seconds=dict(clock.seconds),
             environment=environment(),
+            always_kept=next((r.always_kept for r in records if r.tokens), ()),
         )
         manifest = Manifest(
             backend=backend.name,

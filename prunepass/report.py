@@ -28,6 +28,7 @@ class Report:
             near tie of scores may fall differently in one of them.
         seconds: Stage -> seconds it took.
         environment: Machine and versions.
+        always_kept: Numbers of the tokens that are never removed.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Report:
     difference: float
     seconds: Mapping[str, float]
     environment: Mapping[str, Any] = field(default_factory=dict)
+    always_kept: tuple[int, ...] = ()
 
     @property
     def macs_ratio(self) -> float:

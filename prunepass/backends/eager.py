@@ -57,17 +57,25 @@ class EagerBackend:
         Raises:
             BackendError: The file is missing or damaged.
         """
-        path = folder / _FILE
-        if not zipfile.is_zipfile(path):
-            raise BackendError(
-                f"cannot load {_FILE}",
-                found="it is damaged" if path.exists() else "there is no such file",
-                fix="build it again",
-            )
-        try:
-            program = torch.export.load(path)
-        except Exception as error:
-            raise BackendError(
-                f"cannot load {_FILE}", found=str(error).splitlines()[0][:200], fix="build it again"
-            ) from error
-        return EagerEngine(program.module(check_guards=False), path)
+        return EagerEngine(program_in(folder).module(check_guards=False), folder / _FILE)
+
+
+def program_in(folder: Path) -> ExportedProgram:
+    """The program saved in a folder.
+
+    Raises:
+        BackendError: The file is missing or damaged.
+    """
+    path = folder / _FILE
+    if not zipfile.is_zipfile(path):
+        raise BackendError(
+            f"cannot load {_FILE}",
+            found="it is damaged" if path.exists() else "there is no such file",
+            fix="build it again",
+        )
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise BackendError(
+            f"cannot load {_FILE}", found=str(error).splitlines()[0][:200], fix="build it again"
+        ) from error

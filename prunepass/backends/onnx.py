@@ -110,6 +110,18 @@ class OnnxBackend:
         Raises:
             BackendError: onnxruntime is missing, or refuses the file.
         """
+        path = folder / _FILE if folder.is_dir() else folder.with_name(f"{folder.name}.onnx")
+        return OnnxEngine(self._session(str(path), folder, path), path)
+
+    def load_bytes(self, model: bytes, folder: Path) -> OnnxEngine:
+        """The session of a model in memory whose other files lie in a folder.
+
+        Raises:
+            BackendError: onnxruntime is missing, or refuses the model.
+        """
+        return OnnxEngine(self._session(model, folder, folder / _FILE), None)
+
+    def _session(self, model: str | bytes, folder: Path, path: Path) -> Any:
         if importlib.util.find_spec("onnxruntime") is None:
             raise BackendError(
                 "cannot run an ONNX engine",
@@ -122,16 +134,15 @@ class OnnxBackend:
         options.log_severity_level = 3
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
+        if isinstance(model, bytes):
+            key = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(key, str(folder))
         register_operator(options, folder)
-        path = folder / _FILE if folder.is_dir() else folder.with_name(f"{folder.name}.onnx")
         try:
-            session = onnxruntime.InferenceSession(
-                str(path), options, providers=list(self.providers)
-            )
+            return onnxruntime.InferenceSession(model, options, providers=list(self.providers))
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime refuses {path.name}",
                 found=str(error).strip().splitlines()[0][:300],
                 fix="build the engine again",
             ) from error
-        return OnnxEngine(session, path)

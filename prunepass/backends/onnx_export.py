@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from prunepass.backends import onnx_operator, onnx_tokens
+from prunepass.backends import onnx_operator, onnx_told, onnx_tokens
 
 
 def export(program: ExportedProgram, *, opset: int) -> Any:
@@ -29,7 +29,8 @@ def export(program: ExportedProgram, *, opset: int) -> Any:
             exported = _translate(_Translatable.of(program), opset)
         except Exception:
             exported = _translate(program, opset)
-        _tidy(exported.model)
+        with onnx_told.held(exported.model, exported.exported_program or program):
+            _tidy(exported.model)
     return exported
 
 

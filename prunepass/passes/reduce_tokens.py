@@ -3,6 +3,9 @@
 All steps are laid into one opened graph, then sealed once, so the cost grows linearly with depth.
 A *stage* is the stretch between two reductions; stage 0 has all tokens. Every value with a token
 axis belongs to a stage, and an operand from an earlier stage is gathered where it is used.
+
+Which tokens stay, go and are merged where is labelled `SITE:reduce.kept`, `.dropped` and `.target`
+in the program that comes out, so that an engine can be asked for it.
 """
 
 from __future__ import annotations
@@ -47,8 +50,10 @@ def reduce_tokens(
             tensor that its block does not have.
         UnsupportedGraph: The graph does not allow another number of tokens at a site.
     """
-    module, record = draft(program, steps)
-    return seal(module, program), record
+    module = open_module(program)
+    reducer = _Reducer(module, steps)
+    record = reducer.run()
+    return seal(module, program, told=reducer.told), record
 
 
 def draft(program: ExportedProgram, steps: Sequence[Step]) -> tuple[GraphModule, PassRecord]:
@@ -99,6 +104,7 @@ class _Reducer:
         self.replaced: dict[Node, Node] = {}
         self.gathered: dict[tuple[Node, int, Axes, int], Node] = {}
         self.biased = 0
+        self.told: dict[str, Node] = {}
         self.fixed, self.places, self.until = bound.fixed, bound.places, bound.until
         self.last: Node | None = None
         self.missing = MissingTokens(
@@ -130,6 +136,7 @@ class _Reducer:
             kind="reduce_tokens",
             applied=tuple(cut.step.site for cut in self.cuts),
             tokens={cut.step.site: (cut.before, cut.after) for cut in self.cuts},
+            always_kept=(*range(self.prefix), *self.fixed),
             details={
                 "frozen_sizes": len(self.trace.frozen),
                 "live_ins": len(self.trace.live_ins),
@@ -269,8 +276,11 @@ class _Reducer:
                 label=f"{label}.select",
             )
             kept = self._item(selection, 0, at, f"{label}.kept")
+            self.told[f"{label}.kept"] = kept
             size = here.size
             if step.action == "merge":
+                for i, what in ((1, "dropped"), (2, "target")):
+                    self.told[f"{label}.{what}"] = self._item(selection, i, at, f"{label}.{what}")
                 size = size if size is not None else self._ones(cut.node, at, label)
                 merged = insert_call(
                     self.graph,
