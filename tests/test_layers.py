@@ -17,6 +17,8 @@ _RUNNING = {"errors", "ops", "records", "graph.meta", "kernels"}
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "errors": (0, set()),
     "progress": (0, set()),
+    "terminal": (1, {"progress"}),
+    "html": (1, set()),
     "ops": (0, set()),
     "models": (1, {"ops"}),
     "plans": (1, {"errors"}),
@@ -59,6 +61,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "vlm": (9, set()),
     "layer_plot": (9, set()),
     "language": (10, set()),
+    "seeing": (10, set()),
     "commands": (11, set()),
     "__main__": (13, set()),
     "__init__": (12, set()),

@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from prunepass.backends import onnx_operator, onnx_told, onnx_tokens
+from prunepass.backends import onnx_operator, onnx_tokens, onnx_told
 
 
 def export(program: ExportedProgram, *, opset: int) -> Any:

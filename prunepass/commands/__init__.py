@@ -1,7 +1,8 @@
 """What the command line does, one command a file.
 
 Each file has `arguments(parser)`, what the command takes, and `run(words, say=)`, which does it and
-returns plain data for `--json`. Only the file of the command that was asked for is imported.
+returns plain data for `--json`; `--json` and `--quiet` belong to every command. Only the file of
+the command that was asked for is imported.
 """
 
 COMMANDS = {
@@ -13,5 +14,7 @@ COMMANDS = {
     "generate": "answer a prompt with a bundle",
     "bench": "time a bundle: dense against compressed",
     "eval": "quality of a bundle on labelled pictures",
+    "show": "draw which patches of a picture stay, or are merged",
+    "report": "write what a bundle is and does as one HTML file",
 }
 """Names and what they do; `prunepass.commands.NAME` is the file."""

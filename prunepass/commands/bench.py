@@ -23,7 +23,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the library's)")
     parser.add_argument("--runs", type=int, default=30, metavar="N", help="runs of each (30)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from prunepass.commands.words import triple
 from prunepass.compiler import load_engines
 from prunepass.errors import UsageError
 from prunepass.measure.fidelity import fidelity
-from prunepass.progress import bar
 from prunepass.sources.pictures import find_pictures
 from prunepass.sources.preprocess import Preprocessing
 
@@ -25,7 +24,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--mean", type=triple, metavar="R,G,B")
     parser.add_argument("--std", type=triple, metavar="R,G,B")
     parser.add_argument("--crop", type=float, metavar="SHARE")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -46,7 +44,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
             raise UsageError("--limit needs at least one picture", found=str(words.limit))
         if words.limit < len(pictures):
             pictures = pictures.split(words.limit)[0]
-    with bar("pictures", len(pictures)) as advance:
+    with say.bar("pictures", len(pictures)) as advance:
         found = fidelity(
             engines["dense"],
             engines["compressed"],

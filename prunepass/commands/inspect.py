@@ -12,11 +12,12 @@ from prunepass.capturing import capture
 from prunepass.commands.request import Say, load
 from prunepass.commands.words import model_arguments
 
+_COLUMNS = ("site", "module", "tokens", "channels", "heads", "tokens can be reduced")
+
 
 def arguments(parser: ArgumentParser) -> None:
     """What the command takes."""
     model_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -44,20 +45,13 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
             "fingerprint": sites.fingerprint,
             "sites": [asdict(site) for site in sites],
         }
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("site", "module", "tokens", "channels", "heads", "tokens can be reduced"):
-        table.add_column(column, overflow="fold")
-    last = ""
+    rows, last = [], ""
     for site in sites:
         verdict = "yes" if site.refusal is None else f"no: {site.refusal}"
         shown = "no: as above" if verdict == last and verdict != "yes" else verdict
         last = verdict
-        table.add_row(
-            site.label, site.module, str(site.tokens), str(site.channels), str(site.heads), shown
-        )
-    if len(sites):
-        Console().print(table)
+        heads = "" if site.heads is None else str(site.heads)
+        rows.append([site.label, site.module, str(site.tokens), str(site.channels), heads, shown])
+    if rows:
+        say.table(_COLUMNS, rows)
     return {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from prunepass.language.bench import bench_decoding
 from prunepass.language.compile import compile as compile_model
 from prunepass.language.generate import load
 from prunepass.sources.language import load_language
+from prunepass.terminal import Say
 
-Say = Callable[..., None]
 _OTHERS = ("flops", "action", "at", "images", "after", "positions", "image_size")
 """Options of `compile` that make no sense for language models."""
 
