@@ -12,7 +12,7 @@ from prunepass.commands.words import triple
 from prunepass.compiler import load_engines
 from prunepass.errors import UsageError
 from prunepass.measure.fidelity import fidelity
-from prunepass.sources.pictures import find_pictures
+from prunepass.sources.pictures import NO_LABEL, find_pictures
 from prunepass.sources.preprocess import Preprocessing
 
 
@@ -38,7 +38,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     preprocessing = Preprocessing.from_dict(manifest.preprocessing).override(
         mean=words.mean, std=words.std, crop=words.crop
     )
-    pictures = find_pictures(words.images)
+    pictures = find_pictures(words.images, labelled=False)
     if words.limit is not None:
         if words.limit < 1:
             raise UsageError("--limit needs at least one picture", found=str(words.limit))
@@ -51,11 +51,16 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
             pictures.batches(preprocessing, manifest.batch or 16),
             progress=advance,
         )
-    say(
-        f"{found.count} pictures: top-1 {found.top1_dense:.1%} dense, {found.top1:.1%} compressed; "
-        f"top-5 {found.top5_dense:.1%}, {found.top5:.1%}\n"
-        f"agreement {found.agreement:.1%}, KL {found.kl:.4f} +- {found.kl_error:.4f} nats"
-    )
+    told = asdict(found)
+    if NO_LABEL in pictures.labels:
+        told |= dict.fromkeys(("top1_dense", "top1", "top5_dense", "top5"))
+        say(f"{found.count} pictures without class numbers: agreement and divergence only")
+    else:
+        say(
+            f"{found.count} pictures: top-1 {found.top1_dense:.1%} dense, {found.top1:.1%} "
+            f"compressed; top-5 {found.top5_dense:.1%}, {found.top5:.1%}"
+        )
+    say(f"agreement {found.agreement:.1%}, KL {found.kl:.4f} +- {found.kl_error:.4f} nats")
     if manifest.weights == "random":
         say("the weights are random: these figures say nothing about the method")
-    return {"model": manifest.model, "weights": manifest.weights, **asdict(found)}
+    return {"model": manifest.model, "weights": manifest.weights, **told}

@@ -21,7 +21,7 @@ from prunepass.search.decide import plan_for
 from prunepass.search.recipe import Recipe, Recipes
 from prunepass.search.schedule import search
 from prunepass.sources.model import LoadedModel
-from prunepass.sources.pictures import find_pictures
+from prunepass.sources.pictures import NO_LABEL, find_pictures
 
 DEFAULT_SCORE = "lim"
 DROPPING = ("drop_layers", "score")
@@ -49,7 +49,7 @@ def _searched(
     """The schedule of a method that does least harm to the pictures of `--images`."""
     if words.flops is None:
         raise UsageError("a search needs a budget", found="--images without --flops", fix="--flops")
-    pictures = find_pictures(words.images)
+    pictures = find_pictures(words.images, labelled=False)
     say(f"searching a schedule on {len(pictures)} pictures", stage=True)
     images = torch.cat([x for x, _ in pictures.batches(loaded.preprocessing, 32)])
     with say.bar("schedules", None) as advance:
@@ -117,7 +117,7 @@ def target_plan(words: Namespace, loaded: LoadedModel, program: ExportedProgram,
             "a planner needs pictures", found="--target or --floor without --images",
             fix="--images DIR",
         )  # fmt: skip
-    pictures = find_pictures(words.images)
+    pictures = find_pictures(words.images, labelled=False)
     say(f"planning on {len(pictures)} pictures, at most {words.minutes:g} minutes", stage=True)
     parts = list(pictures.batches(loaded.preprocessing, 32))
     images, labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
@@ -125,7 +125,8 @@ def target_plan(words: Namespace, loaded: LoadedModel, program: ExportedProgram,
     memory.parent.mkdir(parents=True, exist_ok=True)
     with say.bar("trials", None) as advance:
         made = plan_for(
-            program, images, target=words.target, floor=words.floor, labels=labels,
+            program, images, target=words.target, floor=words.floor,
+            labels=None if NO_LABEL in pictures.labels else labels,
             minutes=words.minutes, backend=getattr(words, "backend", "onnx"),
             memory_file=memory, say=lambda text: say(text, stage=True), progress=advance,
         )  # fmt: skip

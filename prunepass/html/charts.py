@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from prunepass.html.markup import tag
+from prunepass.html.markup import join, tag
 
 _WIDE, _HIGH = 360, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 34
@@ -18,8 +19,15 @@ def bars(rows: Sequence[tuple[str, float, float | None, str]], *, caption: str) 
     for name, share, before, said in rows:
         inside = [] if before is None else [_bar("before", before)]
         track = tag("td", tag("div", *inside, _bar("now", share), class_="track"), class_="bar")
-        body.append(tag("tr", tag("th", name, scope="row"), track, tag("td", said, class_="n")))
+        body.append(
+            tag("tr", tag("th", breakable(name), scope="row"), track, tag("td", said, class_="n"))
+        )
     return tag("table", tag("caption", caption), tag("tbody", *body), class_="bars")
+
+
+def breakable(name: str) -> Markup:
+    """A label such as `block[3].attention` that a narrow screen breaks in front of its point."""
+    return join(name.split("."), "<wbr>.")
 
 
 def _bar(kind: str, share: float) -> Markup:
@@ -35,8 +43,7 @@ def distribution(series: Mapping[str, Sequence[float]], *, unit: str, title: str
     step = (_HIGH - _TOP - _BOTTOM) / rows
     for number, (name, values) in enumerate(series.items()):
         middle = _TOP + step * (number + 0.62)
-        ordered = sorted(values)
-        first, median, third = (ordered[round(q * (len(ordered) - 1))] for q in (0.25, 0.5, 0.75))
+        first, median, third = statistics.quantiles(values, n=4, method="inclusive")
         colour = ("before", "now")[number % 2]
         parts.append(tag("text", f"{name}, median {median:.1f} {unit}", x=_LEFT, y=middle - 14))
         x1, x3 = _x(first, low, high), _x(third, low, high)

@@ -46,6 +46,8 @@ def asked(plan: Any) -> str:
     """What a plan was asked for, as a person says it."""
     notes = plan.get("notes", {})
     said = [f"method {plan['method']}"]
+    if "flops" in notes:
+        said.append(f"{notes['flops']:.0%} of the multiply-accumulates")
     if "target" in notes:
         said.append(f"target {notes['target']}")
     if "floor" in notes:
@@ -61,11 +63,15 @@ def machine(environment: Any) -> str:
     """A machine in one line."""
     parts = [
         str(environment.get("processor", "unknown processor")),
-        f"{environment['threads']} threads" if environment.get("threads") else "",
+        _threads(environment["threads"]) if environment.get("threads") else "",
         "" if environment.get("device") in (None, "cpu") else str(environment["device"]),
         f"torch {environment['torch']}" if "torch" in environment else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
 
 
 def _speed(facts: Facts) -> list[Markup]:

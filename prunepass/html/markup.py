@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup, escape
 
 
-def tag(name: str, *inside: object, **attributes: object) -> Markup:
+def tag(name: str, /, *inside: object, **attributes: object) -> Markup:
     """An element; `class_` is `class`, and `_` in other names is `-`. None leaves one out."""
     told = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
@@ -17,7 +17,7 @@ def tag(name: str, *inside: object, **attributes: object) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), told, join(inside))
 
 
-def void(name: str, **attributes: object) -> Markup:
+def void(name: str, /, **attributes: object) -> Markup:
     """An element that has no inside."""
     return Markup(str(tag(name, **attributes)).removesuffix(f"</{name}>"))
 
@@ -27,7 +27,7 @@ def join(parts: Iterable[object], between: str = "") -> Markup:
     return Markup(between).join(escape(part) for part in parts if part is not None)
 
 
-def section(name: str, title: str, *inside: object) -> Markup:
+def section(name: str, title: str, /, *inside: object) -> Markup:
     """A section with its heading."""
     return tag("section", tag("h2", title, id=name), *inside, aria_labelledby=name)
 

@@ -26,7 +26,8 @@ def quality(facts: Facts) -> Markup | None:
     ]
     return section(
         "quality", "Quality at equal cost",
-        table(_COLUMNS, rows, caption=facts.quality_note, numbers=(1, 2, 3, 4)),
+        tag("p", facts.quality_note, class_="note"),
+        table(_COLUMNS, rows, caption="Nearest to the dense model first", numbers=(1, 2, 3, 4)),
         tag("p", _verdict(facts.quality), class_="note"),
     )  # fmt: skip
 
