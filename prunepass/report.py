@@ -29,6 +29,8 @@ class Report:
         seconds: Stage -> seconds it took.
         environment: Machine and versions.
         always_kept: Numbers of the tokens that are never removed.
+        parts: `dense` and `compressed` -> part of the program -> its multiply-accumulates, one
+            example, where they are known part by part.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Report:
     seconds: Mapping[str, float]
     environment: Mapping[str, Any] = field(default_factory=dict)
     always_kept: tuple[int, ...] = ()
+    parts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def macs_ratio(self) -> float:

@@ -7,27 +7,26 @@ from markupsafe import Markup
 from prunepass.html.facts import Facts
 from prunepass.html.markup import section, table, tag
 
-_COLUMNS = ("effect", "where", "what", "mend")
+_FIELDS = ("target", "effect", "node", "found", "what", "mend")
+"""What of a finding is told; see `prunepass doctor --json`."""
+_COLUMNS = ("target and effect", "where", "what", "mend")
 
 
 def findings(facts: Facts) -> Markup | None:
-    """Traps of the target in this engine."""
+    """Traps of the targets in this bundle, those that differ in their node alone as one."""
     if facts.findings is None:
         return None
     if not facts.findings:
         return section("doctor", "Doctor", tag("p", "Nothing was found."))
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for one in facts.findings:
+        told = {name: str(one.get(name) or "") for name in _FIELDS}
+        what = "; ".join(part for part in (told["found"], told["what"]) if part)
+        key = (f"{told['target']} {told['effect']}".strip(), what, told["mend"])
+        groups.setdefault(key, []).append(told["node"])
     rows = [
-        tuple(
-            str(found.get(key, found.get(other, "")))
-            for key, other in (
-                ("effect", "kind"),
-                ("where", "node"),
-                ("what", "found"),
-                ("mend", "fix"),
-            )
-        )
-        for found in facts.findings
+        (effect, nodes[0] + (f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""), what, mend)
+        for (effect, what, mend), nodes in groups.items()
     ]
-    return section(
-        "doctor", "Doctor", table(_COLUMNS, rows, caption=f"{len(rows)} findings of the doctor")
-    )
+    caption = f"{len(facts.findings)} findings of prunepass doctor"
+    return section("doctor", "Doctor", table(_COLUMNS, rows, caption=caption))

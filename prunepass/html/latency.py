@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from markupsafe import Markup
 
 from prunepass.html.charts import distribution
@@ -24,7 +27,7 @@ def latency(facts: Facts) -> Markup | None:
             str(row["batch"]),
             f"{row['dense_ms']:.1f} ms",
             f"{row['compressed_ms']:.1f} ms",
-            f"{row['speedup']:.2f}x",
+            f"{row['speedup']:.2f}x{_interval(row)}",
         )
         for row in facts.bench.get("batches", ())
         if {"batch", "dense_ms", "compressed_ms", "speedup"} <= set(row)
@@ -35,3 +38,10 @@ def latency(facts: Facts) -> Markup | None:
                   caption="Medians, engines taken in turns", numbers=(1, 2, 3))
         )  # fmt: skip
     return section("latency", "Time", *inside) if inside else None
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    """The interval of a speed-up, where it was told."""
+    if not {"speedup_low", "speedup_high"} <= set(row):
+        return ""
+    return f" ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"

@@ -47,7 +47,7 @@ def whole() -> Facts:
         missing=(f"No downsample: {EVIL}",),
         pictures=(Picture(f"{EVIL}.png", (("as it came", "a picture", JPEG),)),),
         scores={"bi": ({"block[0]": 1.0, "block[1]": 3.0}, True)},
-        findings=[{"effect": "slow", "where": "node", "what": EVIL, "mend": "another opset"}],
+        findings=[{"target": "x", "effect": "slow", "node": "n", "what": EVIL, "mend": "opset 20"}],
     )
 
 
