@@ -45,6 +45,7 @@ class OnnxEngine:
             raise BackendError(
                 "wrong number of inputs for an engine",
                 found=f"{len(inputs)}, it takes {len(names)}: {', '.join(names)}",
+                fix="as many tensors as the model was captured with",
             )
         feed = {n: x.detach().cpu().numpy() for n, x in zip(names, inputs, strict=True)}
         return tuple(torch.from_numpy(y) for y in self.session.run(None, feed))
@@ -89,7 +90,7 @@ class OnnxBackend:
         """
         reason = self.unavailable()
         if reason:
-            raise BackendError("cannot build an ONNX engine", found=reason)
+            raise BackendError("cannot build an ONNX engine", found=reason, fix="--backend eager")
         path = folder / _FILE
         if has_gated_linear(program):
             build_operator(folder)

@@ -37,6 +37,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
         raise UsageError(
             "bench needs at least 3 runs, batches and threads of at least 1",
             found=f"--runs {words.runs} --batch {words.batch} --threads {words.threads}",
+            fix="--runs 30 --batch 1 8 --threads 2",
         )
     manifest, engines = load_engines(words.bundle, threads=words.threads)
     if manifest.batch is not None and words.batch != [manifest.batch]:

@@ -41,7 +41,9 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     pictures = find_pictures(words.images, labelled=False)
     if words.limit is not None:
         if words.limit < 1:
-            raise UsageError("--limit needs at least one picture", found=str(words.limit))
+            raise UsageError(
+                "--limit needs at least one picture", found=str(words.limit), fix="--limit 100"
+            )
         if words.limit < len(pictures):
             pictures = pictures.split(words.limit)[0]
     with say.bar("pictures", len(pictures)) as advance:

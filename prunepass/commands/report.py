@@ -42,6 +42,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
         raise UsageError(
             "a report needs a picture at least, and three runs or none",
             found=f"--limit {words.limit} --runs {words.runs}",
+            fix="--limit 64 --runs 30",
         )
     wanted = Wanted(
         images=words.images, limit=words.limit, runs=words.runs, bench=words.bench,

@@ -111,7 +111,11 @@ def read_texts(path: Path, tokenizer: Any) -> list[list[int]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read texts from {path}", found=str(error)[:200]) from error
+        raise ModelError(
+            f"cannot read texts from {path}",
+            found=str(error)[:200],
+            fix="a text file in UTF-8, one text a line",
+        ) from error
     found: list[list[int]] = []
     for number, line in enumerate(lines):
         try:

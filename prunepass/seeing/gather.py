@@ -90,9 +90,17 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}", found=str(error)[:200]) from error
+        raise ModelError(
+            f"cannot read {path}",
+            found=str(error)[:200],
+            fix="what `prunepass COMMAND --json` printed",
+        ) from error
     if not isinstance(data, dict):
-        raise ModelError(f"{path} holds no object", found=type(data).__name__)
+        raise ModelError(
+            f"{path} holds no object",
+            found=type(data).__name__,
+            fix="what `prunepass COMMAND --json` printed",
+        )
     return data
 
 

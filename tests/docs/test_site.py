@@ -44,6 +44,13 @@ def test_every_method_and_kind_of_error_is_told() -> None:
         assert f"## {kind}, exit code" in errors
 
 
+def test_every_error_has_a_mend() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    ours, _, internal = text.partition("## InternalError")
+    assert [line for line in ours.splitlines() if line.endswith("|  |")] == []
+    assert internal
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     if importlib.util.find_spec("mkdocs") is None:
