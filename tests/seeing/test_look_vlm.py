@@ -19,6 +19,9 @@ class Words:
     def prompt(self, text: str, images: int) -> list[int]:
         return [1, 3, 7, 9, 11]
 
+    def text(self, tokens: list[int]) -> str:
+        return " ".join(map(str, tokens))
+
 
 def test_positions_of_the_prompt_become_patches() -> None:
     places = torch.tensor([2, 3, 4, 5])
@@ -33,7 +36,7 @@ def test_a_bundle_shows_what_its_prefill_keeps(pictures: Path) -> None:
     import dataclasses
 
     bundle = in_memory(
-        small_llava().double(), method="transprune", keep=(0.75, 0.5, 0.25), after=(1, 2, 3),
+        small_llava(), method="transprune", keep=(0.75, 0.5, 0.25), after=(1, 2, 3),
         positions="compact",
     )  # fmt: skip
     side = bundle.manifest.pixels[1]
