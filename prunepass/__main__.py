@@ -6,12 +6,12 @@ import argparse
 import importlib
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import prunepass
 from prunepass.commands import COMMANDS
 from prunepass.errors import PrunepassError
+from prunepass.terminal import Say
 
 _ERROR = "prunepass: "
 
@@ -32,31 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     command = importlib.import_module(f"prunepass.commands.{words.command}")
     try:
-        result = command.run(words, say=_say(words))
+        result = command.run(words, say=Say(quiet=words.quiet, json=words.json))
     except PrunepassError as error:
         print(f"{_ERROR}{error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{_ERROR}interrupted", file=sys.stderr)
         return 130
-    if getattr(words, "json", False):
+    if words.json:
         print(json.dumps(result))
     told = getattr(command, "exit_code", None)
     return told(result) if told is not None else 0
-
-
-def _say(words: argparse.Namespace) -> Callable[..., None]:
-    """Prints to a person; with --json everything goes to standard error instead."""
-    stream = sys.stderr if getattr(words, "json", False) else sys.stdout
-    start = time.perf_counter()
-
-    def say(text: str, *, stage: bool = False) -> None:
-        if getattr(words, "quiet", False) and stage:
-            return
-        prefix = f"[{time.perf_counter() - start:6.1f} s] " if stage else ""
-        print(prefix + text, file=stream, flush=True)
-
-    return say
 
 
 def _parser(asked: str | None) -> argparse.ArgumentParser:
@@ -72,6 +58,8 @@ def _parser(asked: str | None) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary)
         if name == asked:
             importlib.import_module(f"prunepass.commands.{name}").arguments(command)
+            command.add_argument("--quiet", action="store_true", help="say results only")
+            command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

@@ -234,7 +234,11 @@ def read_plan(path: Path) -> Plan:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read the plan {path}", found=str(error)[:200]) from error
+        raise ModelError(
+            f"cannot read the plan {path}",
+            found=str(error)[:200],
+            fix="--plan with a file that `prunepass plan` wrote",
+        ) from error
     return Plan.from_json(text)
 
 

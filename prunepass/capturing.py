@@ -62,6 +62,6 @@ def capture(
         raise CaptureError(
             f"torch.export could not capture {type(model).__name__}",
             found=f"{type(error).__name__}: {first[0][:300] if first else ''}",
-            fix="check that the model exports by itself; dynamic_batch=False fixes the batch size",
+            fix="x.shape[0] in place of len(x), which fixes the batch; or dynamic_batch=False",
         ) from error
     return label_sites(program)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
@@ -74,31 +75,62 @@ def downsample(
     clock = Clock(on_stage)
     with clock("capture"):
         program = capture(loaded.module, (loaded.example(),))
-        dense, full = macs(program), loaded.preprocessing.height
-        step = step or _patch(loaded.module) or 16
-        size, smaller = full, program
-        while macs(smaller) > flops * dense:
-            size -= step
-            if size < 2 * step:
-                raise PlanError(
-                    f"no picture size of {name} fits {flops:.3f} of the MACs",
-                    found=f"{size + step} pixels are still too many",
-                    fix="a larger budget",
-                )
-            # MACs fall at least with the area, so a size far above the budget need not be built.
-            if (size / full) ** 2 > flops * 1.1:
-                continue
-            smaller = capture(Downsampled(rebuild(size), size).eval(), (loaded.example(),))
+        size, smaller = shrunk(loaded, program, flops=flops, rebuild=rebuild, name=name, step=step)
     made = Plan(
         method=DOWNSAMPLE,
         steps=(),
         fingerprint=sites(program).fingerprint,
-        notes={"image_size": size, "macs_ratio": round(macs(smaller) / dense, 4), "flops": flops},
+        notes={
+            "image_size": size,
+            "macs_ratio": round(macs(smaller) / macs(program), 4),
+            "flops": flops,
+        },
     )
     return assemble(
         program, smaller, made, [], chosen, folder, clock=clock, batch=batch, force=force,
         name=name, weights=weights, preprocessing=preprocessing, keep_program=keep_program,
     )  # fmt: skip
+
+
+def shrunk(
+    loaded: LoadedModel,
+    program: ExportedProgram,
+    *,
+    flops: float,
+    rebuild: Callable[[int], nn.Module],
+    name: str,
+    step: int | None = None,
+) -> tuple[int, ExportedProgram]:
+    """The largest picture size within a budget, and the program that shrinks pictures to it.
+
+    Args:
+        loaded: The model.
+        program: What it is at its own size.
+        flops: MACs wanted relative to that, at most.
+        rebuild: Makes the same model for another picture size.
+        name: What to call the model in an error.
+        step: Pixels between two sizes, None for the patch size.
+
+    Raises:
+        PlanError: No size fits the budget.
+        ModelError: The model cannot be built at another size.
+    """
+    dense, size = macs(program), loaded.preprocessing.height
+    full, smaller = size, program
+    step = step or _patch(loaded.module) or 16
+    while macs(smaller) > flops * dense:
+        size -= step
+        if size < 2 * step:
+            raise PlanError(
+                f"no picture size of {name} fits {flops:.3f} of the MACs",
+                found=f"{size + step} pixels are still too many",
+                fix="a larger budget",
+            )
+        # MACs fall at least with the area, so a size far above the budget need not be built.
+        if (size / full) ** 2 > flops * 1.1:
+            continue
+        smaller = capture(Downsampled(rebuild(size), size).eval(), (loaded.example(),))
+    return size, smaller
 
 
 def _patch(module: nn.Module) -> int | None:

@@ -56,7 +56,9 @@ class Step:
                 raise PlanError(f"a step needs a {name}", found=repr(text), fix="name one")
         if not isinstance(self.options, Mapping):
             raise PlanError(
-                f"options of the step at {self.site} must be a mapping", found=repr(self.options)
+                f"options of the step at {self.site} must be a mapping",
+                found=repr(self.options),
+                fix="options={'heads': 'mean'}",
             )
         for name, value in self.options.items():
             if not isinstance(name, str) or not _is_plain(value):
@@ -125,7 +127,11 @@ class Plan:
         try:
             data = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise PlanError("a plan is not valid JSON", found=str(error)) from error
+            raise PlanError(
+                "a plan is not valid JSON",
+                found=str(error),
+                fix="make the plan again with `prunepass plan`",
+            ) from error
         _keys(data, {"schema", "method", "fingerprint", "notes", "steps"}, "a plan")
         if data["schema"] != SCHEMA or isinstance(data["schema"], bool):
             raise PlanError(
@@ -136,11 +142,17 @@ class Plan:
         for key, kind in (("method", str), ("fingerprint", str), ("notes", dict), ("steps", list)):
             if not isinstance(data[key], kind):
                 raise PlanError(
-                    f"a plan's {key} must be a {kind.__name__}", found=repr(data[key])[:80]
+                    f"a plan's {key} must be a {kind.__name__}",
+                    found=repr(data[key])[:80],
+                    fix="make the plan again with `prunepass plan`",
                 )
         for name, value in data["notes"].items():
             if not _is_plain(value):
-                raise PlanError(f"a plan's note {name!r} is not a plain value", found=repr(value))
+                raise PlanError(
+                    f"a plan's note {name!r} is not a plain value",
+                    found=repr(value),
+                    fix="a number, a text, true, false, null, or a list of these",
+                )
         steps = []
         for item in data["steps"]:
             _keys(item, {"kind", "site", "rule", "keep", "action", "options"}, "a step of a plan")
@@ -185,7 +197,11 @@ def _one_of(name: str, value: object, known: tuple[str, ...], site: object) -> N
 
 def _keys(data: Any, expected: set[str], what: str) -> None:
     if not isinstance(data, dict):
-        raise PlanError(f"{what} must be an object", found=repr(data)[:80])
+        raise PlanError(
+            f"{what} must be an object",
+            found=repr(data)[:80],
+            fix="make the plan again with `prunepass plan`",
+        )
     if set(data) != expected:
         missing, extra = sorted(expected - set(data)), sorted(set(data) - expected)
         raise PlanError(

@@ -85,6 +85,7 @@ class PassRecord:
         kind: Kind of step, e.g. `reduce_tokens`.
         applied: Labels of the sites that were rewritten, in graph order.
         tokens: Site label -> (tokens before, tokens after).
+        always_kept: Numbers of the tokens that are never removed.
         details: Counts worth reading: frozen sizes, live-ins, biased attentions.
         left: Site -> why a planned step was not carried out there.
     """
@@ -92,5 +93,6 @@ class PassRecord:
     kind: str
     applied: tuple[str, ...]
     tokens: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    always_kept: tuple[int, ...] = ()
     details: Mapping[str, int] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)

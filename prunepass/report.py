@@ -30,6 +30,9 @@ class Report:
         findings: What the doctor says of the compressed engine, a line each: what is slow or
             takes a longer way on what it was built for.
         environment: Machine and versions.
+        always_kept: Numbers of the tokens that are never removed.
+        parts: `dense` and `compressed` -> part of the program -> its multiply-accumulates, one
+            example, where they are known part by part.
     """
 
     model: str
@@ -46,6 +49,8 @@ class Report:
     seconds: Mapping[str, float]
     findings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
+    always_kept: tuple[int, ...] = ()
+    parts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def macs_ratio(self) -> float:

@@ -76,7 +76,11 @@ def sparsify_weights(
     sizes = [sum(opened.weights[name].numel() for name in b.weights) for b in opened.blocks]
     lacking = [b.site for b in opened.blocks if scores is not None and b.site not in scores]
     if lacking:
-        raise PlanError(f"{lacking[0]} has no score", found=str(sorted(scores or {}))[:100])
+        raise PlanError(
+            f"{lacking[0]} has no score",
+            found=str(sorted(scores or {}))[:100],
+            fix="a score for each layer",
+        )
     given = [1.0 if scores is None else float(scores[b.site]) for b in opened.blocks]
     given = given if scores is not None else [float(size) for size in sizes]
     limit = min(1.0, sparsity + MORE) if most is None else most

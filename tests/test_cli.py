@@ -20,7 +20,8 @@ from prunepass.rules.table import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
-    "inspect", "methods", "layers", "plan", "compile", "bench", "eval", "verify", "export", "doctor",
+    "inspect", "methods", "layers", "plan", "compile", "bench", "profile", "eval", "verify",
+    "export", "doctor", "show", "report",
 )  # fmt: skip
 SOURCE = """
 from tests.tiny_models import tiny

@@ -17,6 +17,8 @@ _RUNNING = {"errors", "ops", "records", "graph.meta", "kernels"}
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "errors": (0, set()),
     "progress": (0, set()),
+    "terminal": (1, {"progress"}),
+    "html": (1, set()),
     "ops": (0, set()),
     "models": (1, {"ops"}),
     "plans": (1, {"errors"}),
@@ -63,6 +65,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "layer_plot": (9, set()),
     "language": (10, set()),
     "benchmark": (11, set()),
+    "seeing": (11, set()),
     "commands": (12, set()),
     "__main__": (14, set()),
     "__init__": (13, set()),

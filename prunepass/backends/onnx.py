@@ -47,6 +47,7 @@ class OnnxEngine:
             raise BackendError(
                 "wrong number of inputs for an engine",
                 found=f"{len(inputs)}, it takes {len(names)}: {', '.join(names)}",
+                fix="as many tensors as the model was captured with",
             )
         feed = {n: x.detach().cpu().numpy() for n, x in zip(names, inputs, strict=True)}
         return tuple(torch.from_numpy(y) for y in self.session.run(None, feed))
@@ -95,7 +96,7 @@ class OnnxBackend:
         """
         reason = not_installed("onnx", "onnxscript")
         if reason:
-            raise BackendError("cannot build an ONNX engine", found=reason)
+            raise BackendError("cannot build an ONNX engine", found=reason, fix="--backend eager")
         path = folder / _FILE
         plain = self.portable or self.target == "tensorrt"
         if not plain:
@@ -129,6 +130,27 @@ class OnnxBackend:
         Raises:
             BackendError: onnxruntime is missing, or refuses the file.
         """
+        path = folder / _FILE if folder.is_dir() else folder.with_name(f"{folder.name}.onnx")
+        session = self._session(str(path), folder, path, profile=profile, optimised=optimised)
+        return OnnxEngine(session, path)
+
+    def load_bytes(self, model: bytes, folder: Path) -> OnnxEngine:
+        """The session of a model in memory whose other files lie in a folder.
+
+        Raises:
+            BackendError: onnxruntime is missing, or refuses the model.
+        """
+        return OnnxEngine(self._session(model, folder, folder / _FILE), None)
+
+    def _session(
+        self,
+        model: str | bytes,
+        folder: Path,
+        path: Path,
+        *,
+        profile: Path | None = None,
+        optimised: Path | None = None,
+    ) -> Any:
         if importlib.util.find_spec("onnxruntime") is None:
             raise BackendError(
                 "cannot run an ONNX engine",
@@ -145,19 +167,18 @@ class OnnxBackend:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
         if optimised is not None:
             options.optimized_model_filepath = str(optimised)
-        path = folder / _FILE if folder.is_dir() else folder.with_name(f"{folder.name}.onnx")
+        if isinstance(model, bytes):
+            key = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(key, str(folder))
         register_operator(options, path.parent)
         try:
-            session = onnxruntime.InferenceSession(
-                str(path), options, providers=list(self.providers)
-            )
+            return onnxruntime.InferenceSession(model, options, providers=list(self.providers))
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime refuses {path.name}",
                 found=str(error).strip().splitlines()[0][:300],
                 fix="build the engine again",
             ) from error
-        return OnnxEngine(session, path)
 
 
 def not_installed(*packages: str) -> str | None:

@@ -14,7 +14,13 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from prunepass.backends import onnx_arithmetic, onnx_operator, onnx_parts, onnx_tokens
+from prunepass.backends import (
+    onnx_arithmetic,
+    onnx_operator,
+    onnx_parts,
+    onnx_tokens,
+    onnx_told,
+)
 from prunepass.backends.onnx_legal import EXPORTED, Target, check_opset, legalise
 from prunepass.backends.onnx_precision import Half, halve
 
@@ -56,11 +62,12 @@ def export(
         scans = any(node.op_type == onnx_tokens.SCAN_FUNCTION for node in model.graph)
         if scans and inline:
             onnx_tokens.add_scan(model, opset=written)
-        _tidy(model)
-        lowered = legalise(model, opset=opset, target=target)
-        halved = half is not None and halve(model, half) > 0
-        if lowered or halved:
-            _clean(model)
+        with onnx_told.held(model, exported.exported_program or program):
+            _tidy(model)
+            lowered = legalise(model, opset=opset, target=target)
+            halved = half is not None and halve(model, half) > 0
+            if lowered or halved:
+                _clean(model)
         if scans and not inline:
             onnx_tokens.add_scan(model, opset=opset)
     return exported

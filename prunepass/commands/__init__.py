@@ -1,7 +1,8 @@
 """What the command line does, one command a file.
 
 Each file has `arguments(parser)`, what the command takes, and `run(words, say=)`, which does it and
-returns plain data for `--json`. Only the file of the command that was asked for is imported.
+returns plain data for `--json`; `--json` and `--quiet` belong to every command. Only the file of
+the command that was asked for is imported.
 """
 
 COMMANDS = {
@@ -17,5 +18,7 @@ COMMANDS = {
     "eval": "quality of a bundle on labelled pictures",
     "verify": "compare a bundle in all backends that run here",
     "export": "write a bundle into a model repository of NVIDIA Triton",
+    "show": "draw which patches of a picture stay, or are merged",
+    "report": "write what a bundle is and does as one HTML file",
 }
 """Names and what they do; `prunepass.commands.NAME` is the file."""

@@ -54,7 +54,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--save", type=Path, metavar="FOLDER", help="appends results to a file there"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -123,18 +122,18 @@ def _measured(group: list[Subject], words: Namespace, *, say: Say) -> dict[str, 
         for size in _batches(group, words.batch, say=say)
         for standing in side_by_side(group, batch=size, runs=words.runs)
     ]
-    show_standings(standings, first, aside=words.json)
+    show_standings(standings, first, say=say)
     result["batches"] = _by_batch(standings)
     size = standings[-1].batch
     if words.load is not None:
         loads = sweep(group, batch=standings[0].batch, callers=words.load)
         result["load"] = [load.to_dict() for load in loads]
-        show_load(loads, aside=words.json)
+        show_load(loads, say=say)
         for line in judged(loads):
             say(line)
     if words.memory:
         result["memory"] = _memory(group, size, words)
-        show_memory(result["memory"], aside=words.json)
+        show_memory(result["memory"], say=say)
     if words.save is not None:
         path = append_result(words.save, "bench", threads=words.threads, **result)
         say(f"appended to {path}")

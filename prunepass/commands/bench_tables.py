@@ -7,7 +7,7 @@ from typing import Any
 
 from prunepass.benchmark.side_by_side import Standing, UnderLoad, macs_ratio
 from prunepass.benchmark.subjects import Subject
-from prunepass.commands.tables import show
+from prunepass.commands.request import Say
 
 _STANDINGS = ("batch", "engine", "MACs", "median", "quartiles", "p99", "a second", "speed-up",
               "realised", "verdict")  # fmt: skip
@@ -18,9 +18,9 @@ _SUFFERS = 0.9
 """Share of the gain with few callers below which it is said to suffer from many."""
 
 
-def show_standings(standings: Sequence[Standing], first: Subject, *, aside: bool) -> None:
+def show_standings(standings: Sequence[Standing], first: Subject, *, say: Say) -> None:
     """Prints how subjects stand, batch by batch."""
-    show(_STANDINGS, [_standing(standing, first) for standing in standings], aside=aside)
+    say.table(_STANDINGS, [_standing(standing, first) for standing in standings])
 
 
 def _standing(standing: Standing, first: Subject) -> list[str]:
@@ -36,7 +36,7 @@ def _standing(standing: Standing, first: Subject) -> list[str]:
     ]  # fmt: skip
 
 
-def show_load(loads: Sequence[UnderLoad], *, aside: bool) -> None:
+def show_load(loads: Sequence[UnderLoad], *, say: Say) -> None:
     """Prints what subjects do for several callers."""
     rows = [
         [
@@ -46,7 +46,7 @@ def show_load(loads: Sequence[UnderLoad], *, aside: bool) -> None:
         ]
         for u in loads
     ]  # fmt: skip
-    show(_LOAD, rows, aside=aside)
+    say.table(_LOAD, rows)
 
 
 def judged(loads: Sequence[UnderLoad]) -> list[str]:
@@ -67,7 +67,7 @@ def judged(loads: Sequence[UnderLoad]) -> list[str]:
     return said
 
 
-def show_memory(found: Sequence[Mapping[str, Any]], *, aside: bool) -> None:
+def show_memory(found: Sequence[Mapping[str, Any]], *, say: Say) -> None:
     """Prints what processes of their own took."""
     rows = [
         [
@@ -77,4 +77,4 @@ def show_memory(found: Sequence[Mapping[str, Any]], *, aside: bool) -> None:
         ]
         for f in found
     ]  # fmt: skip
-    show(_MEMORY, rows, aside=aside)
+    say.table(_MEMORY, rows)

@@ -87,8 +87,6 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="bundle to write")
     parser.add_argument("--force", action="store_true", help="replace the bundle if it is there")
-    parser.add_argument("--quiet", action="store_true", help="say less")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:

@@ -28,7 +28,6 @@ def arguments(parser: ArgumentParser) -> None:
         help=f"what it is to run on, several times for several: {', '.join(TARGETS)}; without a "
         "version what is installed, else the newest known",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:

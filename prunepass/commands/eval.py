@@ -12,8 +12,7 @@ from prunepass.commands.words import triple
 from prunepass.compiler import load_engines
 from prunepass.errors import UsageError
 from prunepass.measure.fidelity import fidelity
-from prunepass.progress import bar
-from prunepass.sources.pictures import find_pictures
+from prunepass.sources.pictures import NO_LABEL, find_pictures
 from prunepass.sources.preprocess import Preprocessing
 
 
@@ -25,7 +24,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--mean", type=triple, metavar="R,G,B")
     parser.add_argument("--std", type=triple, metavar="R,G,B")
     parser.add_argument("--crop", type=float, metavar="SHARE")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -40,24 +38,31 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     preprocessing = Preprocessing.from_dict(manifest.preprocessing).override(
         mean=words.mean, std=words.std, crop=words.crop
     )
-    pictures = find_pictures(words.images)
+    pictures = find_pictures(words.images, labelled=False)
     if words.limit is not None:
         if words.limit < 1:
-            raise UsageError("--limit needs at least one picture", found=str(words.limit))
+            raise UsageError(
+                "--limit needs at least one picture", found=str(words.limit), fix="--limit 100"
+            )
         if words.limit < len(pictures):
             pictures = pictures.split(words.limit)[0]
-    with bar("pictures", len(pictures)) as advance:
+    with say.bar("pictures", len(pictures)) as advance:
         found = fidelity(
             engines["dense"],
             engines["compressed"],
             pictures.batches(preprocessing, manifest.batch or 16),
             progress=advance,
         )
-    say(
-        f"{found.count} pictures: top-1 {found.top1_dense:.1%} dense, {found.top1:.1%} compressed; "
-        f"top-5 {found.top5_dense:.1%}, {found.top5:.1%}\n"
-        f"agreement {found.agreement:.1%}, KL {found.kl:.4f} +- {found.kl_error:.4f} nats"
-    )
+    told = asdict(found)
+    if NO_LABEL in pictures.labels:
+        told |= dict.fromkeys(("top1_dense", "top1", "top5_dense", "top5"))
+        say(f"{found.count} pictures without class numbers: agreement and divergence only")
+    else:
+        say(
+            f"{found.count} pictures: top-1 {found.top1_dense:.1%} dense, {found.top1:.1%} "
+            f"compressed; top-5 {found.top5_dense:.1%}, {found.top5:.1%}"
+        )
+    say(f"agreement {found.agreement:.1%}, KL {found.kl:.4f} +- {found.kl_error:.4f} nats")
     if manifest.weights == "random":
         say("the weights are random: these figures say nothing about the method")
-    return {"model": manifest.model, "weights": manifest.weights, **asdict(found)}
+    return {"model": manifest.model, "weights": manifest.weights, **told}

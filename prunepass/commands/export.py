@@ -26,7 +26,6 @@ def arguments(parser: ArgumentParser) -> None:
         "--delay", type=int, default=100, metavar="US",
         help="microseconds a request waits for others (100)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:

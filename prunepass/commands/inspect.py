@@ -24,7 +24,6 @@ def arguments(parser: ArgumentParser) -> None:
     """What the command takes."""
     model_arguments(parser)
     parser.add_argument("--plan", metavar="FILE", help="what this plan would save, in theory")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
         }
         return found if after is None else found | {"counts_with_plan": after.to_dict()}
     if len(sites):
-        _show(list(sites), cost, after)
+        _show(list(sites), cost, after, say)
     return {}
 
 
@@ -94,27 +93,22 @@ def _saved(plan: str, cost: Counts, after: Counts) -> str:
     )
 
 
-def _show(sites: Sequence[Site], cost: Counts, after: Counts | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
+def _show(sites: Sequence[Site], cost: Counts, after: Counts | None, say: Say) -> None:
     planned = () if after is None else ("with plan",)
-    for column in (*_COLUMNS, *planned, "tokens can be reduced"):
-        table.add_column(column, overflow="fold")
     before, now = cost.sites, {} if after is None else after.sites
-    last = ""
+    rows, last = [], ""
     for site in sites:
         verdict = "yes" if site.refusal is None else f"no: {site.refusal}"
         shown = "no: as above" if verdict == last and verdict != "yes" else verdict
         last = verdict
         mine = before.get(site.label)
-        table.add_row(
-            site.label, site.module, str(site.tokens), str(site.channels), str(site.heads),
+        heads = "" if site.heads is None else str(site.heads)
+        rows.append([
+            site.label, site.module, str(site.tokens), str(site.channels), heads,
             _millions(mine), "" if mine is None else f"{mine.parameters / 1e6:.2f} M",
             *(() if after is None else (_millions(now.get(site.label)),)), shown,
-        )  # fmt: skip
-    Console().print(table)
+        ])  # fmt: skip
+    say.table((*_COLUMNS, *planned, "tokens can be reduced"), rows)
 
 
 def _millions(count: Count | None) -> str:

@@ -35,8 +35,6 @@ def arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--plot", metavar="FILE", help="write a picture, .svg")
     parser.add_argument("--checkpoint", metavar="FILE", help="go on from where a run stopped")
-    parser.add_argument("--quiet", action="store_true", help="say less")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
         program = capture(loaded.module, (loaded.example(),))
         batches = labelled_batches(words, loaded)
     say("scoring " + ", ".join(names), stage=True)
-    found = scored(program, batches, names, words)
+    found = scored(program, batches, names, words, say)
     if place is not None:
         write_text(place, svg(found, branches=words.branches, title=f"layers of {words.model}"))
         say(f"plot              {place}")
@@ -73,23 +71,16 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
             "scores": {name: dict(values) for name, values in found.values.items()},
             "order": {n: found.order(n, branches=words.branches) for n in found.values},
         }  # fmt: skip
-    _print(found, branches=words.branches)
+    _print(found, say, branches=words.branches)
     for name in found.values:
         order = found.order(name, branches=words.branches)
         say(f"{name:<15} least important first: {' '.join(order)}")
     return {}
 
 
-def _print(found: LayerScores, *, branches: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer")
+def _print(found: LayerScores, say: Say, *, branches: bool) -> None:
+    columns = ["layer"]
     for name in found.values:
         more = "" if LAYER_SCORES[name].high_matters else " (less is more)"
-        table.add_column(name + more, justify="right")
-        table.add_column("importance")
-    for row in rows(found, branches=branches):
-        table.add_row(*row)
-    Console().print(table)
+        columns += [name + more, "importance"]
+    say.table(columns, rows(found, branches=branches))

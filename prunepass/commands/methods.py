@@ -14,7 +14,6 @@ from prunepass.rules.table import RULES
 
 def arguments(parser: ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -63,22 +62,22 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     }
     if words.json:
         return data
-    for m in METHODS.values():
-        star = " (default)" if m.name == DEFAULT else ""
-        say(f"{m.name:<20} {m.summary}{star}")
-        say(f"{'':<20} {m.action}s tokens by rule {m.rule}; {m.source}")
-    say(f"{DOWNSAMPLE:<20} the model at a smaller picture, a baseline; needs a model that can be")
-    say(f"{'':<20} built at another input size")
+    star = " (default)"
+    rows = [
+        [m.name, m.summary + star * (m.name == DEFAULT), f"{m.action}, {m.rule}", m.source]
+        for m in METHODS.values()
+    ]
+    rows.append([DOWNSAMPLE, "the model at a smaller picture, a baseline", "", ""])
+    say.table(("of pictures", "what it does", "action and rule", "source"), rows)
     say("")
-    say("of vision-language models:")
-    for v in IMAGE_METHODS.values():
-        star = " (default)" if v.name == "transprune" else ""
-        say(f"{v.name:<20} {v.summary}{star}")
-        say(f"{'':<20} {v.source}")
+    say.table(
+        ("of pictures and text", "what it does", "source"),
+        [[v.name, v.summary + star * (v.name == "transprune"), v.source]
+         for v in IMAGE_METHODS.values()],
+    )  # fmt: skip
     say("")
-    say("of language models:")
-    for i in INPUT_METHODS.values():
-        star = " (default)" if i.name == "wina" else ""
-        say(f"{i.name:<20} {i.summary}{star}")
-        say(f"{'':<20} {i.source}")
+    say.table(
+        ("of text alone", "what it does", "source"),
+        [[i.name, i.summary + star * (i.name == "wina"), i.source] for i in INPUT_METHODS.values()],
+    )
     return data

@@ -22,7 +22,6 @@ def arguments(parser: ArgumentParser) -> None:
     planning_arguments(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="plan.json to write")
     parser.add_argument("--force", action="store_true", help="replace the file if it is there")
-    parser.add_argument("--quiet", action="store_true", help="say less")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -51,4 +50,9 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     made = made_plan(words, program, loaded, say)
     write_text(output, made.to_json())
     say(f"{output}: {len(made.steps)} steps, {made.notes.get('macs_ratio')} of the MACs")
-    return {}
+    return {
+        "plan": str(output),
+        "method": made.method,
+        "steps": len(made.steps),
+        "macs_ratio": made.notes.get("macs_ratio"),
+    }

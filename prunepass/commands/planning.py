@@ -18,12 +18,11 @@ from prunepass.planners.budget import plan as make_plan
 from prunepass.planners.layers import lowest, named, wanted
 from prunepass.planners.methods import DEFAULT, DOWNSAMPLE
 from prunepass.plans import Plain, Plan, Step
-from prunepass.progress import bar
 from prunepass.search.decide import plan_for
 from prunepass.search.recipe import Recipe, Recipes
 from prunepass.search.schedule import search
 from prunepass.sources.model import LoadedModel
-from prunepass.sources.pictures import find_pictures
+from prunepass.sources.pictures import NO_LABEL, find_pictures
 
 DEFAULT_SCORE = "lim"
 DROPPING = ("drop_layers", "score")
@@ -51,10 +50,10 @@ def _searched(
     """The schedule of a method that does least harm to the pictures of `--images`."""
     if words.flops is None:
         raise UsageError("a search needs a budget", found="--images without --flops", fix="--flops")
-    pictures = find_pictures(words.images)
+    pictures = find_pictures(words.images, labelled=False)
     say(f"searching a schedule on {len(pictures)} pictures", stage=True)
     images = torch.cat([x for x, _ in pictures.batches(loaded.preprocessing, 32)])
-    with bar("schedules", None) as advance:
+    with say.bar("schedules", None) as advance:
         found = search(
             program,
             images,
@@ -107,7 +106,7 @@ def chosen_layers(
         return named(asked)
     name = words.score or DEFAULT_SCORE
     say(f"scoring layers by {name}", stage=True)
-    found = scored(program, batches(), [name], words)
+    found = scored(program, batches(), [name], words, say)
     order = found.order(name)
     return lowest(order, asked, blocks=len(order))
 
@@ -119,16 +118,17 @@ def target_plan(words: Namespace, loaded: LoadedModel, program: ExportedProgram,
             "a planner needs pictures", found="--target or --floor without --images",
             fix="--images DIR",
         )  # fmt: skip
-    pictures = find_pictures(words.images)
+    pictures = find_pictures(words.images, labelled=False)
     say(f"planning on {len(pictures)} pictures, at most {words.minutes:g} minutes", stage=True)
     parts = list(pictures.batches(loaded.preprocessing, 32))
     images, labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     memory = Path(words.output).with_name(f"{Path(words.output).name}.search.jsonl")
     memory.parent.mkdir(parents=True, exist_ok=True)
     batch = check_batch(getattr(words, "batch", "dynamic"))
-    with bar("trials", None) as advance:
+    with say.bar("trials", None) as advance:
         made = plan_for(
-            program, images, target=words.target, floor=words.floor, labels=labels,
+            program, images, target=words.target, floor=words.floor,
+            labels=None if NO_LABEL in pictures.labels else labels,
             minutes=words.minutes, backend=getattr(words, "backend", "onnx"), batch=batch,
             memory_file=memory, say=lambda text: say(text, stage=True), progress=advance,
         )  # fmt: skip
@@ -176,10 +176,15 @@ def check_together(words: Namespace) -> None:
 
 
 def scored(
-    program: ExportedProgram, batches: Iterator[Batch], names: list[str], words: Namespace
+    program: ExportedProgram,
+    batches: Iterator[Batch],
+    names: list[str],
+    words: Namespace,
+    say: Say,
 ) -> LayerScores:
+    """The scores of layers, with the options that the words give."""
     path = getattr(words, "checkpoint", None)
-    with bar("examples", None) as advance:
+    with say.bar("examples", None) as advance:
         return layer_scores(
             program, batches, scores=names, tap=getattr(words, "tap", "block"),
             checkpoint=None if path is None else Path(path), progress=advance,

@@ -10,7 +10,6 @@ from typing import Any
 from prunepass.benchmark.profiling import Profile, profiles
 from prunepass.benchmark.subjects import COMPRESSED, DENSE
 from prunepass.commands.request import Say
-from prunepass.commands.tables import show
 from prunepass.errors import UsageError
 from prunepass.graph.parts import GROUPS
 from prunepass.measure.environment import environment
@@ -25,7 +24,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the library's)")
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="runs of each (20)")
     parser.add_argument("--by", choices=("group", "site", "operator"), default="site")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -43,10 +41,10 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
         f"dense engine, {1e3 * compressed.seconds:.2f} ms in those of the compressed one"
     )
     if words.by == "site":
-        _show_sites(dense, compressed, aside=words.json)
+        _show_sites(dense, compressed, say=say)
     if words.by == "operator":
-        _show("operator", dense.operators, compressed.operators, words.json, _OPERATORS)
-    _show("group", _in_order(dense.groups), _in_order(compressed.groups), words.json)
+        _show("operator", dense.operators, compressed.operators, say, _OPERATORS)
+    _show("group", _in_order(dense.groups), _in_order(compressed.groups), say)
     say("profiling slows nodes down, small ones most: `prunepass bench` tells the time of a run")
     return {
         "bundle": str(words.bundle), "batch": words.batch, "runs": words.runs,
@@ -59,7 +57,7 @@ def _in_order(groups: Mapping[str, float]) -> dict[str, float]:
     return {name: groups[name] for name in GROUPS if name in groups}
 
 
-def _show_sites(dense: Profile, compressed: Profile, *, aside: bool) -> None:
+def _show_sites(dense: Profile, compressed: Profile, *, say: Say) -> None:
     """A line a site: dense, compressed, and of that what choosing and moving tokens takes."""
     before, after = dense.sites, compressed.sites
     parts = compressed.parts()
@@ -70,11 +68,11 @@ def _show_sites(dense: Profile, compressed: Profile, *, aside: bool) -> None:
         ]
         for site in _merged(before, after)
     ]  # fmt: skip
-    show(("site", "dense", "compressed", "scoring", "gather"), rows, aside=aside)
+    say.table(("site", "dense", "compressed", "scoring", "gather"), rows)
 
 
 def _show(
-    what: str, before: Mapping[str, float], after: Mapping[str, float], aside: bool,
+    what: str, before: Mapping[str, float], after: Mapping[str, float], say: Say,
     most: int | None = None,
 ) -> None:  # fmt: skip
     whole = (sum(before.values()) or 1.0, sum(after.values()) or 1.0)
@@ -85,7 +83,7 @@ def _show(
         ]
         for name in _merged(before, after)[:most]
     ]  # fmt: skip
-    show((what, "dense", "of it", "compressed", "of it"), rows, aside=aside)
+    say.table((what, "dense", "of it", "compressed", "of it"), rows)
 
 
 def _merged(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:

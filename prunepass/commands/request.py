@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from prunepass.calibrate import Batch
 from prunepass.errors import PlanError, UsageError
@@ -12,9 +12,9 @@ from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, method
 from prunepass.plans import Plain
 from prunepass.sources.model import LoadedModel, load_model
 from prunepass.sources.pictures import find_pictures
+from prunepass.terminal import Say as Say
 from prunepass.vlm import commands as vlm_commands
 
-Say = Callable[..., None]
 BATCH = 16
 """Pictures of a batch that layers are scored on."""
 

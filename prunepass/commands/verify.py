@@ -30,7 +30,6 @@ def arguments(parser: ArgumentParser) -> None:
         "--backends", metavar="B,B,...", help=f"which to compare (default: {','.join(BACKENDS)})"
     )
     parser.add_argument("--images", metavar="DIR", help="pictures to compare on (default: noise)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
@@ -73,5 +72,5 @@ def _pictures(folder: str, held: Mapping[str, Any] | None) -> torch.Tensor:
             "the bundle does not say how pictures are prepared", found="--images",
             fix="leave --images out",
         )  # fmt: skip
-    batches = find_pictures(folder).batches(Preprocessing.from_dict(held), _PICTURES)
+    batches = find_pictures(folder, labelled=False).batches(Preprocessing.from_dict(held), _PICTURES)
     return next(iter(batches))[0]

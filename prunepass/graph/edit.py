@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from prunepass.errors import InternalError, PlanError, UnsupportedGraph
+from prunepass.graph import meta
 from prunepass.graph.simplify import drop_checks, drop_no_ops, fold_duplicates
 
 
@@ -25,7 +28,11 @@ def open_module(program: ExportedProgram) -> GraphModule:
 
 
 def seal(
-    module: GraphModule, program: ExportedProgram, *, batch: int | None = None
+    module: GraphModule,
+    program: ExportedProgram,
+    *,
+    batch: int | None = None,
+    told: Mapping[str, Node] | None = None,
 ) -> ExportedProgram:
     """The edited graph as a program, with the input shapes and dynamic sizes of `program`.
 
@@ -33,6 +40,8 @@ def seal(
         module: What `open_module` gave, edited.
         program: Where it came from.
         batch: Fixes axis 0 of all inputs; None leaves what is dynamic dynamic.
+        told: Label -> tensor of the edited graph; what it becomes in the program has that label,
+            whatever tracing makes of it.
 
     Raises:
         UnsupportedGraph: The edited graph does not run, e.g. a frozen size was missed.
@@ -41,7 +50,40 @@ def seal(
     shapes = dynamic_shapes(program)
     if batch is not None:
         args, shapes = tuple(_with_batch(x, batch) for x in args), None
-    return seal_with(module, tuple(args), shapes)
+    if not told:
+        return seal_with(module, tuple(args), shapes)
+    own = _add_outputs(module, list(told.values()))
+    sealed = seal_with(module, tuple(args), shapes)
+    for label, node in zip(told, _take_outputs(sealed, program, own), strict=True):
+        meta.add_label(node, label)
+    return sealed
+
+
+def _add_outputs(module: GraphModule, nodes: list[Node]) -> int:
+    """Lets an opened graph return more tensors behind its own; how many its own are."""
+    (output,) = module.graph.find_nodes(op="output")
+    own = output.args[0]
+    codegen: Any = module.graph._codegen
+    output.args = ((*own, *nodes),)
+    whole = tree_unflatten([0] * len(own), codegen.pytree_info.out_spec)
+    spec = tree_flatten((whole, [0] * len(nodes)))[1]
+    codegen.pytree_info = codegen.pytree_info._replace(out_spec=spec)
+    return len(own)
+
+
+def _take_outputs(sealed: ExportedProgram, like: ExportedProgram, own: int) -> list[Node]:
+    """The outputs of a program behind the first `own`, which are outputs no more."""
+    (output,) = sealed.graph.find_nodes(op="output")
+    every = list(output.args[0])
+    output.args = (tuple(every[:own]),)
+    del sealed.graph_signature.output_specs[own:]
+    (mine, *_), (given, *_) = sealed.module_call_graph, like.module_call_graph
+    assert mine.signature is not None
+    assert given.signature is not None
+    mine.signature.out_spec = given.signature.out_spec
+    del mine.signature.outputs[own:]
+    sealed.graph_module.recompile()
+    return every[own:]
 
 
 def seal_loose(module: GraphModule, program: ExportedProgram) -> ExportedProgram:

@@ -9,6 +9,8 @@ import torch
 from torch.fx import Node
 
 _KEY = "prunepass"
+TOLD = (":reduce.kept", ":reduce.dropped", ":reduce.target")
+"""Ends of labels of what an engine can be asked for: [B, K], [B, R] and [B, R] int64."""
 
 
 def labels(node: Node) -> tuple[str, ...]:
@@ -26,6 +28,11 @@ def add_label(node: Node, label: str) -> None:
         return
     custom[_KEY] = [*custom.get(_KEY, ()), label]
     node.meta["custom"] = custom
+
+
+def is_told(label: str) -> bool:
+    """Whether a label names which tokens stay, go, or are merged into which."""
+    return label.endswith(TOLD)
 
 
 def clear_labels(graph: torch.fx.Graph) -> None:

@@ -38,6 +38,7 @@ def bench_decoding(
         raise UsageError(
             "bench needs at least 3 runs, batches and threads of at least 1",
             found=f"runs {runs}, batch {list(batches)}, threads {threads}",
+            fix="runs=30",
         )
     bundle = load(folder, threads=threads, parts=("dense", "compressed"))
     manifest = bundle.manifest

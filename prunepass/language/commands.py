@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from prunepass.language.compile import compile as compile_model
 from prunepass.language.generate import load
 from prunepass.language.programs import capture
 from prunepass.plans import Plan
-from prunepass.progress import bar
 from prunepass.search.inputs import keep_for
 from prunepass.sources.language import load_language
+from prunepass.terminal import Say
 
-Say = Callable[..., None]
 _OTHERS = (
     "flops", "action", "at", "images", "after", "positions", "image_size", "drop_layers", "score",
     "option", "decode_keep", "decode_method",
@@ -104,7 +102,7 @@ def _planned(
     """The plan that `--target` and `--floor` ask for."""
     say(f"planning on {len(texts)} texts, at most {words.minutes:g} minutes", stage=True)
     program, speaking = capture(model), capture(model, every=True)
-    with bar("trials", None) as advance:
+    with say.bar("trials", None) as advance:
         made = keep_for(
             program, speaking, texts, target=words.target, floor=words.floor,
             minutes=words.minutes, progress=advance, **options,
@@ -147,7 +145,11 @@ def read_texts(path: Path, tokenizer: Any) -> list[list[int]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read texts from {path}", found=str(error)[:200]) from error
+        raise ModelError(
+            f"cannot read texts from {path}",
+            found=str(error)[:200],
+            fix="a text file in UTF-8, one text a line",
+        ) from error
     found: list[list[int]] = []
     for number, line in enumerate(lines):
         try:

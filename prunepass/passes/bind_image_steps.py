@@ -95,7 +95,9 @@ def _keeps_all(step: Step) -> bool:
 def _check_order(cuts: Sequence[ImageCut]) -> None:
     for one, other in itertools.pairwise(cuts):
         if one.layer == other.layer:
-            raise PlanError("two steps prune behind one layer", found=one.step.site)
+            raise PlanError(
+                "two steps prune behind one layer", found=one.step.site, fix="one step a layer"
+            )
         same = isinstance(one.step.keep, int) == isinstance(other.step.keep, int)
         if same and other.step.keep >= one.step.keep and not _keeps_all(one.step):
             raise PlanError(

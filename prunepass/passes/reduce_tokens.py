@@ -3,6 +3,9 @@
 All steps are laid into one opened graph, then sealed once, so the cost grows linearly with depth.
 Every value with a token axis belongs to a stage (`token_stages`); what a rule scores by is found
 where it is asked for (`rule_inputs`).
+
+Which tokens stay, go and are merged where is labelled `SITE:reduce.kept`, `.dropped` and `.target`
+in the program that comes out, so that an engine can be asked for it.
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ def reduce_tokens(
             tensor that its block does not have.
         UnsupportedGraph: The graph does not allow another number of tokens at a site.
     """
-    module, record = draft(program, steps)
-    return seal(module, program), record
+    module = open_module(program)
+    reducer = _Reducer(module, steps)
+    record = reducer.run()
+    return seal(module, program, told=reducer.told), record
 
 
 def draft(program: ExportedProgram, steps: Sequence[Step]) -> tuple[GraphModule, PassRecord]:
@@ -71,6 +76,7 @@ class _Reducer:
         self.trace, self.narrowed = bound.trace, bound.narrowed
         self.attentions = {a.core: a for a in find_attentions(self.graph)}
         self.biased = 0
+        self.told: dict[str, Node] = {}
         self.places, self.until = bound.places, bound.until
         self.last: Node | None = None
         self.missing = MissingTokens(
@@ -106,6 +112,7 @@ class _Reducer:
             kind="reduce_tokens",
             applied=tuple(cut.step.site for cut in self.cuts),
             tokens={cut.step.site: (cut.before, cut.after) for cut in self.cuts},
+            always_kept=(*range(self.prefix), *self.inputs.fixed),
             details={
                 "frozen_sizes": len(self.trace.frozen),
                 "live_ins": len(self.trace.live_ins),
@@ -212,8 +219,12 @@ class _Reducer:
                 label=f"{label}.select",
             )
             kept = item(self.graph, selection, 0, at, f"{label}.kept")
+            self.told[f"{label}.kept"] = kept
             size = here.size
             if step.action == "merge":
+                for i, what in ((1, "dropped"), (2, "target")):
+                    name = f"{label}.{what}"
+                    self.told[name] = item(self.graph, selection, i, at, name)
                 size = self.inputs.sizes(cut, at)
                 merged = insert_call(
                     self.graph,

@@ -73,11 +73,17 @@ def _rounded(exact: Sequence[float], sizes: Sequence[int], budget: int) -> list[
 def _check(scores: Sequence[float], sizes: Sequence[int], sparsity: float, most: float) -> None:
     if len(scores) != len(sizes):
         raise PlanError(
-            "each block has one score and one size", found=f"{len(scores)} and {len(sizes)}"
+            "each block has one score and one size",
+            found=f"{len(scores)} and {len(sizes)}",
+            fix="as many scores as sizes",
         )
     bad = [s for s in scores if not (math.isfinite(s) and s >= 0)]
     if bad:
-        raise PlanError("scores of an allocation are finite and not negative", found=str(bad[0]))
+        raise PlanError(
+            "scores of an allocation are finite and not negative",
+            found=str(bad[0]),
+            fix="scores from 0 on",
+        )
     if not 0 <= sparsity <= most <= 1:
         raise PlanError(
             "0 <= sparsity <= most <= 1 must hold",

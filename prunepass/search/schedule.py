@@ -116,7 +116,7 @@ def search(
         if progress is not None:
             progress(1)
     if best is None:
-        raise refusal or PlanError("no schedule to try", found="0 candidates")
+        raise refusal or PlanError("no schedule to try", found="0 candidates", fix="another budget")
     loss, plan = best
     before, after = _scores(dense, unseen), _compressed(program, plan, unseen)
     told = kl(before, after)
@@ -184,6 +184,8 @@ def _scores(module: nn.Module, images: Tensor) -> Tensor:
     scores = torch.cat(found)
     if scores.dim() != 2:
         raise ModelError(
-            "a search needs class scores", found=f"an output of shape {list(scores.shape)}"
+            "a search needs class scores",
+            found=f"an output of shape {list(scores.shape)}",
+            fix="a plan without --images",
         )
     return scores

@@ -77,7 +77,9 @@ def load_language(
         model_class = _model_class(transformers, config)
         if model_class is None:
             raise UsageError(
-                f"{spec} is no language model", found=f"model_type {config.model_type!r}"
+                f"{spec} is no language model",
+                found=f"model_type {config.model_type!r}",
+                fix="a model with a causal head, such as Llama",
             )
         if getattr(config, "quantization_config", None) is not None:
             method = dict(config.quantization_config).get("quant_method", "unknown")

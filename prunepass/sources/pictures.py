@@ -16,6 +16,8 @@ from prunepass.sources.preprocess import Preprocessing
 
 Made = TypeVar("Made")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+NO_LABEL = -1
+"""Class number of a picture whose class nobody knows."""
 LAYOUTS = "NUMBER_anything.jpg beside each other, or one subfolder a class; not both"
 
 
@@ -93,12 +95,16 @@ class Pictures:
         )
 
 
-def find_pictures(folder: Path | str) -> Pictures:
+def find_pictures(folder: Path | str, *, labelled: bool = True) -> Pictures:
     """The labelled pictures of a folder, in the order of their names.
 
     A class number is what stands before the first `_` of a file name, or, where the pictures lie
     in subfolders, the position of the subfolder among all subfolders in the order of names.
     Names that begin with a dot are passed over.
+
+    Args:
+        folder: Where they lie.
+        labelled: Whether each must have a class number; else all have -1 where one has none.
 
     Raises:
         ModelError: the folder is missing, unreadable or has no pictures, its layout is mixed, or
@@ -117,6 +123,8 @@ def find_pictures(folder: Path | str) -> Pictures:
             fix=LAYOUTS,
         )
     if pictures:
+        if not labelled and not all(_numbered(path) for path in pictures):
+            return Pictures(tuple(pictures), (NO_LABEL,) * len(pictures))
         return Pictures(tuple(pictures), tuple(_number(path) for path in pictures))
     if not any(inside):
         raise ModelError(
@@ -124,8 +132,8 @@ def find_pictures(folder: Path | str) -> Pictures:
             found=f"{len(entries)} entries, none of them {' '.join(SUFFIXES)}",
             fix=LAYOUTS,
         )
-    labelled = [(path, label) for label, part in enumerate(inside) for path in part]
-    return Pictures(tuple(path for path, _ in labelled), tuple(label for _, label in labelled))
+    found = [(path, label) for label, part in enumerate(inside) for path in part]
+    return Pictures(tuple(path for path, _ in found), tuple(label for _, label in found))
 
 
 def read_picture(path: Path, preprocessing: Preprocessing) -> Tensor:
@@ -181,10 +189,16 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
+def _numbered(path: Path) -> bool:
+    """Whether a file name begins with a class number."""
+    before, underscore, _ = path.name.partition("_")
+    return bool(underscore) and before.isascii() and before.isdigit()
+
+
 def _number(path: Path) -> int:
     """The class number in a file name."""
     before, underscore, _ = path.name.partition("_")
-    if not (underscore and before.isascii() and before.isdigit()):
+    if not _numbered(path):
         raise ModelError(
             f"no class number in the file name {path.name}",
             found=f"{before!r} before the first underscore" if underscore else "no underscore",

@@ -73,7 +73,9 @@ def load_vision_language(spec: str, *, weights: str = "pretrained") -> LoadedVlm
         model_class = _model_class(transformers, config)
         if model_class is None:
             raise UsageError(
-                f"{spec} is no vision-language model", found=f"model_type {config.model_type!r}"
+                f"{spec} is no vision-language model",
+                found=f"model_type {config.model_type!r}",
+                fix="a model of pictures and text, such as LLaVA",
             )
         state, label = read_state(folder, name, weights, file)
         model = build_model(model_class, config, state, label, name).eval()

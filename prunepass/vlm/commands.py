@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from prunepass.errors import UsageError
 from prunepass.planners.image_methods import NONE
 from prunepass.planners.layers import wanted
 from prunepass.sources.vision_language import load_vision_language
+from prunepass.terminal import Say
 from prunepass.vlm.compile import compile as compile_model
 from prunepass.vlm.loading import load
 from prunepass.vlm.manifest import VlmManifest
 from prunepass.vlm.sparse_decode import DecodeInputs
 
-Say = Callable[..., None]
 ONLY_PICTURES = ("flops", "action", "at", "images", "plan", "option", "target", "floor")
 """Options of `compile` that make sense for models of pictures alone."""
 ONLY_TEXT = (

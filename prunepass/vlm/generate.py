@@ -159,6 +159,7 @@ class VlmBundle:
             raise UsageError(
                 "each prompt needs its images, or None",
                 found=f"{len(prompts)} prompts, images for {len(images)}",
+                fix="None for a prompt without a picture",
             )
         pictures = [x for x in images if x is not None]
         for picture in pictures:

@@ -205,7 +205,9 @@ def _any_size(config: Any, side: Size | None) -> Pictures:
 def _tiling(config: Any, side: Size | None) -> Tiling:
     if side is None or side[0] != side[1]:
         raise UnsupportedGraph(
-            "cannot tell the size of a tile", found=f"vision_config.image_size {side}"
+            "cannot tell the size of a tile",
+            found=f"vision_config.image_size {side}",
+            fix="image_size=(height, width)",
         )
     grids = tuple((int(height), int(width)) for height, width in config.image_grid_pinpoints)
     return Tiling(side[0], side[0] // int(config.vision_config.patch_size), grids)
@@ -237,7 +239,9 @@ def _pair(size: Any) -> tuple[int, int] | None:
         return None
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
-        raise UsageError("a picture has at least one pixel", found=f"image_size={size}")
+        raise UsageError(
+            "a picture has at least one pixel", found=f"image_size={size}", fix="image_size=336"
+        )
     return int(height), int(width)
 
 

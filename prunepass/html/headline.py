@@ -1,0 +1,106 @@
+"""What was asked, what came of it, on which machine."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from markupsafe import Markup
+
+from prunepass.html.facts import Facts
+from prunepass.html.markup import tag
+
+
+def headline(facts: Facts) -> Markup:
+    """The head of the report."""
+    report = facts.report
+    cells = [
+        _cell(f"{facts.ratio:.1%}", "of the multiply-accumulates",
+              f"{report['macs_dense'] / 1e9:.3f} G to {report['macs'] / 1e9:.3f} G a picture"),
+        *_speed(facts),
+        *_quality(facts),
+    ]  # fmt: skip
+    facts_of = [
+        ("Asked", asked(facts.plan)),
+        ("Engine", f"{report['backend']}, batch {report.get('batch') or 'any'}, "
+                   f"weights {report['weights']}"),
+        ("Engine against its program",
+         f"differs by {report['difference']:.1e} (dense {report['difference_dense']:.1e})"),
+        ("Machine", machine(report.get("environment", {}))),
+    ]  # fmt: skip
+    notes = []
+    if report["weights"] == "random":
+        notes.append("The weights are random: speed and structure only, nothing about quality.")
+    notes.append("Fewer multiply-accumulates are a saving in theory; time is what was measured.")
+    return tag(
+        "header",
+        tag("p", "prunepass report", class_="kind"),
+        tag("h1", report["model"]),
+        tag("div", *cells, class_="cells"),
+        tag("dl", *(tag("div", tag("dt", name), tag("dd", text)) for name, text in facts_of)),
+        *(tag("p", note, class_="note") for note in [*notes, *facts.missing]),
+    )
+
+
+def asked(plan: Any) -> str:
+    """What a plan was asked for, as a person says it."""
+    notes = plan.get("notes", {})
+    said = [f"method {plan['method']}"]
+    if "flops" in notes:
+        said.append(f"{notes['flops']:.0%} of the multiply-accumulates")
+    if "target" in notes:
+        said.append(f"target {notes['target']}")
+    if "floor" in notes:
+        said.append(f"floor {notes['floor']}")
+    if "recipe" in notes:
+        said.append(f"decided: {notes['recipe']}")
+    if notes.get("dropped"):
+        said.append(f"without {', '.join(notes['dropped'])}")
+    return "; ".join(said)
+
+
+def machine(environment: Any) -> str:
+    """A machine in one line."""
+    parts = [
+        str(environment.get("processor", "unknown processor")),
+        _threads(environment["threads"]) if environment.get("threads") else "",
+        "" if environment.get("device") in (None, "cpu") else str(environment["device"]),
+        f"torch {environment['torch']}" if "torch" in environment else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
+
+
+def _speed(facts: Facts) -> list[Markup]:
+    if {"dense", "compressed"} <= set(facts.runs):
+        pairs = zip(facts.runs["dense"], facts.runs["compressed"], strict=True)
+        gain = statistics.median(a / b for a, b in pairs)
+        dense, now = (statistics.median(facts.runs[n]) for n in ("dense", "compressed"))
+        return [_cell(f"{gain:.2f}x", "as fast, measured", f"{dense:.1f} to {now:.1f} ms, batch 1")]
+    rows = facts.bench.get("batches") or []
+    if rows and "speedup" in rows[0]:
+        row = rows[0]
+        said = f"{row['dense_ms']:.1f} to {row['compressed_ms']:.1f} ms, batch {row['batch']}"
+        return [_cell(f"{row['speedup']:.2f}x", "as fast, measured", said)]
+    return [_cell("not timed", "speed", "prunepass report --runs 30 measures it")]
+
+
+def _quality(facts: Facts) -> list[Markup]:
+    own = next((row for row in facts.quality if row.own), None)
+    if own is None:
+        return [_cell("not measured", "quality", "prunepass report --images DIR measures it")]
+    return [_cell(f"{own.agreement:.1%}", "agree with the dense model",
+                  f"KL {own.kl:.3f} +- {own.kl_error:.3f} nats")]  # fmt: skip
+
+
+def _cell(number: str, what: str, more: str) -> Markup:
+    return tag(
+        "div",
+        tag("strong", number),
+        tag("span", what),
+        tag("small", more),
+        class_="cell",
+    )

@@ -1,0 +1,212 @@
+"""Everything a report tells of one bundle: read where it was written down, measured where asked."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunepass.bundle import read_plan
+from prunepass.compiler import load_engines
+from prunepass.errors import ModelError, PrunepassError
+from prunepass.html.facts import Facts, Picture, Quality
+from prunepass.measure.fidelity import compare
+from prunepass.measure.timing import interleaved
+from prunepass.seeing.baselines import Batches, baselines, own
+from prunepass.seeing.look import Looker, read_report
+from prunepass.seeing.paint import left, panel
+from prunepass.sources.pictures import Pictures, find_pictures
+from prunepass.sources.preprocess import Preprocessing
+
+Told = Callable[[str], None]
+SHOWN = 4
+"""Pictures of a report."""
+_PANEL, _BATCH = 200, 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be told besides what the bundle says of itself.
+
+    Attributes:
+        images: A folder of pictures to measure quality on and to show.
+        limit: Most pictures of them.
+        runs: Runs of each engine to time, 0 for none.
+        bench: What `prunepass bench --json` wrote.
+        doctor: What `prunepass doctor --json` wrote.
+        layers: What `prunepass layers --json` wrote.
+    """
+
+    images: str | None = None
+    limit: int = 64
+    runs: int = 0
+    bench: Path | None = None
+    doctor: Path | None = None
+    layers: Path | None = None
+
+
+def gather(folder: Path, wanted: Wanted, say: Told) -> Facts:
+    """The facts of one bundle.
+
+    Raises:
+        ModelError: It is no bundle of a model of pictures alone, or a file cannot be read.
+    """
+    report, made = read_report(folder), read_plan(folder / "plan.json")
+    missing: list[str] = []
+    shown: tuple[Picture, ...] = ()
+    quality, note = recorded(report)
+    if wanted.images is not None:
+        pictures = find_pictures(wanted.images, labelled=False)
+        pictures = pictures.split(wanted.limit)[0] if wanted.limit < len(pictures) else pictures
+        quality, note = _measured(folder, pictures, made.method, say, missing)
+        shown = _shown(folder, pictures, missing)
+    doctor = None if wanted.doctor is None else read_json(wanted.doctor)
+    return Facts(
+        report=report,
+        plan=json.loads(made.to_json()),
+        parts=_parts(report),
+        runs=_runs(folder, wanted.runs, say) if wanted.runs else {},
+        bench={} if wanted.bench is None else read_json(wanted.bench),
+        quality=quality,
+        quality_note=note,
+        missing=tuple(missing),
+        pictures=shown,
+        scores={} if wanted.layers is None else _layer_scores(read_json(wanted.layers)),
+        findings=None if doctor is None else doctor.get("findings", []),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ModelError: There is none.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"cannot read {path}",
+            found=str(error)[:200],
+            fix="what `prunepass COMMAND --json` printed",
+        ) from error
+    if not isinstance(data, dict):
+        raise ModelError(
+            f"{path} holds no object",
+            found=type(data).__name__,
+            fix="what `prunepass COMMAND --json` printed",
+        )
+    return data
+
+
+def recorded(report: Mapping[str, Any]) -> tuple[tuple[Quality, ...], str]:
+    """What was measured before of this model at about this cost, from `models/results`."""
+    from importlib.resources import files
+
+    ratio = float(report.get("macs_ratio", 1.0))
+    near: dict[str, dict[str, Any]] = {}
+    count = 0
+    for file in sorted(files("prunepass.models").joinpath("results").iterdir(), key=str):
+        if not file.name.endswith(".jsonl"):
+            continue
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            same = row.get("kind") == "quality" and row["model"] == report["model"]
+            if same and report["weights"] != "random" and abs(row["flops"] - ratio) < 0.01:
+                near[row["method"]] = row
+                count = row["count"]
+    rows = tuple(
+        Quality(
+            name=name, macs_ratio=row["macs_ratio"], agreement=row["agreement"], kl=row["kl"],
+            kl_error=row["kl_error"], top1=row["top1"], own=name == report["method"],
+        )
+        for name, row in near.items()
+    )  # fmt: skip
+    return rows, f"Measured before, on {count} pictures; from models/results."
+
+
+def _measured(
+    folder: Path, pictures: Pictures, method: str, say: Told, missing: list[str]
+) -> tuple[tuple[Quality, ...], str]:
+    manifest, engines = load_engines(folder)
+    if manifest.preprocessing is None:
+        missing.append("The bundle does not say how pictures are prepared: no quality, no picture.")
+        return (), ""
+    say(f"quality on {len(pictures)} pictures")
+    preprocessing = Preprocessing.from_dict(manifest.preprocessing)
+    batches: Batches = list(pictures.batches(preprocessing, manifest.batch or _BATCH))
+    dense, found = (
+        torch.cat([engines[part](images)[0] for images, _ in batches])
+        for part in ("dense", "compressed")
+    )
+    labels = torch.cat([label for _, label in batches])
+    ratio = manifest.macs_ratio
+    rows = [own(method, ratio, compare(dense, found, labels), pictures.labels)]
+
+    def told(text: str) -> None:
+        say(text)
+        if text.startswith("no "):
+            missing.append(f"{text[0].upper()}{text[1:]}.")
+
+    rows += baselines(manifest, batches, dense, told)
+    note = f"{len(pictures)} pictures of {Path(pictures.paths[0]).parent.name}"
+    return tuple(rows), note + "; what stands beside the bundle was run by PyTorch, not built."
+
+
+def _shown(folder: Path, pictures: Pictures, missing: list[str]) -> tuple[Picture, ...]:
+    from PIL import Image
+
+    try:
+        looker = Looker(folder)
+        found = []
+        for path in pictures.paths[:SHOWN]:
+            look = looker(path)
+            panels = []
+            for stage in (None, *look.stages):
+                file = io.BytesIO()
+                pixels = panel(look, stage, side=_PANEL)
+                Image.fromarray(pixels).save(file, "JPEG", quality=82)
+                if stage is None:
+                    title, said = "as the model sees it", "the picture"
+                else:
+                    title = f"{stage.site}: {left(stage)} of {len(stage.owner)}"
+                    said = f"{left(stage)} tokens for {len(stage.owner)} patches at {stage.site}"
+                panels.append((title, said, file.getvalue()))
+            found.append(Picture(path.name, tuple(panels)))
+        return tuple(found)
+    except PrunepassError as error:
+        missing.append(f"No pictures: {error.what} ({error.found}).")
+        return ()
+
+
+def _runs(folder: Path, count: int, say: Told) -> dict[str, list[float]]:
+    manifest, engines = load_engines(folder)
+    say(f"timing {count} runs of each engine")
+    (shape, kind), *_ = manifest.inputs.values()
+    generator = torch.Generator().manual_seed(0)
+    size = (manifest.batch or 1, *shape[1:])
+    images = torch.randn(size, generator=generator).to(getattr(torch, kind))
+    found = interleaved(engines, (images,), runs=count)
+    return {name: [1e3 * s for s in timing.seconds] for name, timing in found.items()}
+
+
+def _parts(report: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Part -> MACs dense and compressed, where the report tells them."""
+    dense, now = (report.get("parts", {}).get(k, {}) for k in ("dense", "compressed"))
+    names = dict.fromkeys([*dense, *now])
+    return {name: (int(dense.get(name, 0)), int(now.get(name, 0))) for name in names}
+
+
+def _layer_scores(data: Mapping[str, Any]) -> dict[str, tuple[Mapping[str, float], bool]]:
+    from prunepass.importance.table import LAYER_SCORES
+
+    found: dict[str, tuple[Mapping[str, float], bool]] = {}
+    for name, values in data.get("scores", {}).items():
+        blocks = {site: value for site, value in values.items() if "." not in site}
+        found[name] = (blocks or values, LAYER_SCORES[name].high_matters)
+    return found
