@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from prunepass.analyse.counting import counts
+from prunepass.analyse.counting import macs_by_layer
 from prunepass.analyse.flops import macs as count_macs
 from prunepass.apply import apply_with_records
 from prunepass.backends.eager import save_program
@@ -236,7 +236,7 @@ def assemble(
             difference=differences["compressed"],
             seconds=dict(clock.seconds),
             findings=tuple(dict.fromkeys(one_line(f) for f in told["compressed"])),
-            parts={"dense": _by_layer(program), "compressed": _by_layer(smaller)},
+            parts={"dense": macs_by_layer(program), "compressed": macs_by_layer(smaller)},
             environment=environment(),
             always_kept=next((r.always_kept for r in records if r.tokens), ()),
         )

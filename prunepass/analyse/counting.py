@@ -230,3 +230,8 @@ def _summed(found: Iterable[Count]) -> Count:
 
 def _plain(count: Count) -> dict[str, int]:
     return {"macs": count.macs, "flops": count.flops, **asdict(count)}
+
+
+def macs_by_layer(program: ExportedProgram) -> dict[str, int]:
+    """Layer, or what stands before and behind the layers -> its multiply-accumulates."""
+    return {name: count.macs for name, count in counts(program).layers.items()}

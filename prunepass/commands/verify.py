@@ -72,5 +72,5 @@ def _pictures(folder: str, held: Mapping[str, Any] | None) -> torch.Tensor:
             "the bundle does not say how pictures are prepared", found="--images",
             fix="leave --images out",
         )  # fmt: skip
-    batches = find_pictures(folder, labelled=False).batches(Preprocessing.from_dict(held), _PICTURES)
-    return next(iter(batches))[0]
+    pictures = find_pictures(folder, labelled=False)
+    return next(iter(pictures.batches(Preprocessing.from_dict(held), _PICTURES)))[0]
