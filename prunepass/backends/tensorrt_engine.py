@@ -78,6 +78,7 @@ class TensorRTEngine:
             raise BackendError(
                 "wrong number of inputs for an engine",
                 found=f"{len(inputs)}, it takes {len(taken)}: {', '.join(taken)}",
+                fix="as many tensors as the model was captured with",
             )
         held = []  # addresses are worth nothing once their tensors are gone
         for name, given in zip(taken, inputs, strict=True):
@@ -85,7 +86,8 @@ class TensorRTEngine:
             if not self.context.set_input_shape(name, tuple(here.shape)):
                 raise BackendError(
                     f"the engine was not built for {name} of this shape",
-                    found=str(list(here.shape)), fix="compile with --batches that hold it",
+                    found=str(list(here.shape)),
+                    fix="compile in Python, with TensorRTSettings(batches=...) that hold it",
                 )  # fmt: skip
             self.context.set_tensor_address(name, here.data_ptr())
             held.append(here)
@@ -98,7 +100,9 @@ class TensorRTEngine:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         if not self.context.execute_async_v3(stream.cuda_stream):
-            raise BackendError("TensorRT could not run the engine", found=str(self.path))
+            raise BackendError(
+                "TensorRT could not run the engine", found=str(self.path), fix="compile again here"
+            )
         stream.synchronize()
         return tuple(out.to(inputs[0].device) for out in outputs)
 

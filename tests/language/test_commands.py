@@ -117,7 +117,7 @@ def test_pictures_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     told = capsys.readouterr().out
-    assert "of language models:" in told
+    assert "of text alone" in told
     assert main(["methods", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert [m["name"] for m in data["input_methods"]] == ["wina", "teal", "cats", "r-sparse"]
