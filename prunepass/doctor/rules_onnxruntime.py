@@ -6,14 +6,13 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from prunepass.doctor.conditions import always
 from prunepass.doctor.kernels import IR_VERSIONS, OPSETS, Kernel, kernel, newest
 from prunepass.doctor.rule import Place, Rule
 from prunepass.doctor.target import TARGETS
 from prunepass.doctor.view import Node
 
 OWN_DOMAIN = "prunepass"
-_LIBRARY = "gated_linear.so"
+_LIBRARY = "operators.so"
 _KNOWN = ("", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
           "com.microsoft.experimental", "com.microsoft.nchwc", "com.ms.internal.nhwc",
           "org.pytorch.aten")  # fmt: skip
@@ -42,13 +41,20 @@ def _foreign(place: Place) -> str | None:
 
 
 def _own(place: Place) -> str | None:
-    node, path = place.node, place.view.path
-    if node.domain != OWN_DOMAIN or path is None:
-        return None
-    folders = (path.parent, path.with_suffix(""))
-    if any((folder / _LIBRARY).is_file() for folder in folders):
+    if place.node.domain != OWN_DOMAIN or place.view.path is None or _has_library(place):
         return None
     return f"no {_LIBRARY} beside the file"
+
+
+def _has_library(place: Place) -> bool:
+    """Whether the operators that a bundle brings lie beside the file."""
+    path = place.view.path
+    return path is not None and (path.parent / _LIBRARY).is_file()
+
+
+def _step_by_step(place: Place) -> str | None:
+    """The library that a bundle brings runs its scans, which stand in the file as functions."""
+    return None if _has_library(place) else "one step after the other"
 
 
 def _undefined(place: Place) -> str | None:
@@ -191,7 +197,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="ort-scan", target="onnxruntime", operators=("Loop", "Scan"),
-        condition=always("one step after the other"), effect="slow",
+        condition=_step_by_step, effect="slow",
         what="its steps run one after the other, as a graph of their own",
         mend="a scan in chunks, written as matrix products; LinearAttention from opset 27 on",
         source="github.com/onnx/onnx/pull/7950: 10 to 50 times slower than a fused kernel",

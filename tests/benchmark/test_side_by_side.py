@@ -70,6 +70,7 @@ def test_what_takes_other_inputs_is_refused(folders: list[Path]) -> None:
         check_alike(longer)
 
 
+@pytest.mark.slow
 def test_bundles_side_by_side(
     folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

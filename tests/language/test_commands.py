@@ -36,6 +36,7 @@ def test_compile_bench_and_generate(
     assert "exists" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_planner_decides_what_is_read(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

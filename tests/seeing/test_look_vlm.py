@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from prunepass import vlm
@@ -32,6 +33,7 @@ def test_positions_of_the_prompt_become_patches() -> None:
     assert second.owner.tolist() == [-1, -1, -1, 0]
 
 
+@pytest.mark.slow
 def test_a_bundle_shows_what_its_prefill_keeps(pictures: Path) -> None:
     import dataclasses
 

@@ -85,6 +85,7 @@ def test_answers_are_those_of_transformers(model: Any, dense: vlm.VlmBundle, siz
     assert found.tokens == told(model, tokens, tiles, 10, number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size", [pytest.param(s, marks=() if s == SIZES[1] else pytest.mark.slow) for s in SIZES]
 )

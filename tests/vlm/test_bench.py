@@ -10,6 +10,7 @@ from prunepass import vlm
 from prunepass.__main__ import main
 
 
+@pytest.mark.slow
 def test_the_way_to_the_first_token(
     onnx_bundle: vlm.VlmBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:

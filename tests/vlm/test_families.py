@@ -130,6 +130,7 @@ def test_layers_see_what_was_kept(name: str) -> None:
         assert len(bundle.generate(pixels, tokens, max_new_tokens=5).tokens) == 5
 
 
+@pytest.mark.slow
 def test_all_of_an_image_kept_is_the_model_itself(tmp_path: Path) -> None:
     model, family, bundle = compiled(
         "qwen2-vl", tmp_path, method="transprune", after=AFTER, keep=(1.0, 1.0, 1.0)

@@ -234,6 +234,7 @@ def test_a_device_that_is_not_there_is_told(onnx_bundle: vlm.VlmBundle) -> None:
         assert len(str(caught.value).splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_a_dense_bundle_says_what_transformers_says(llava: Any) -> None:
     bundle = in_memory(llava, method="none")
     images, tokens = pixels(9), prompt(9)

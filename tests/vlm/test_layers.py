@@ -79,6 +79,7 @@ def test_generate_says_what_the_eager_model_without_the_layers_says(
     assert bundle.generate(pixels(0), prompt(0), max_new_tokens=12).tokens == told
 
 
+@pytest.mark.slow
 def test_together_with_pruned_image_tokens(llava: Any) -> None:
     bundle = in_memory(
         llava, method="transprune", keep=(0.75, 0.5), after=(1, 2), without=["block[1]"]

@@ -60,6 +60,7 @@ def test_a_step_is_the_model_with_inputs_masked(llava: Any) -> None:
     assert 0.4 < reads["macs_ratio"] < 0.7
 
 
+@pytest.mark.slow
 def test_beside_pruned_image_tokens(llava: Any, bundle: vlm.VlmBundle) -> None:
     """Prefill says what it says without; where the next layer scores, its layers stay dense."""
     sparse = in_memory(
@@ -77,6 +78,7 @@ def test_beside_pruned_image_tokens(llava: Any, bundle: vlm.VlmBundle) -> None:
     assert (talks[1].logits - talks[0].logits).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_onnx_holds_each_weight_once(tmp_path: Any) -> None:
     from tests.tiny_language import small_llava
 
