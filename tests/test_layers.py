@@ -13,18 +13,19 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Room -> (rank, what of prunepass it may import besides its own folder).
 _ANALYSIS = {"errors", "ops", "plans", "records", "rules", "graph", "analyse", "kernels"}
-_RUNNING = {"errors", "ops", "records", "graph.meta", "kernels"}
+_RUNNING = {"errors", "ops", "records", "graph.meta", "kernels", "user_cache"}
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "errors": (0, set()),
     "progress": (0, set()),
     "terminal": (1, {"progress"}),
     "html": (1, set()),
+    "user_cache": (0, set()),
     "ops": (0, set()),
     "models": (1, {"ops"}),
     "plans": (1, {"errors"}),
     "records": (1, {"errors"}),
     "rules": (1, {"errors"}),
-    "kernels": (2, {"errors", "rules.weight_aware"}),
+    "kernels": (2, {"errors", "rules.weight_aware", "user_cache"}),
     "graph": (2, {"errors"}),
     "analyse": (3, {"errors", "ops", "records", "graph", "kernels"}),
     "capturing": (4, _ANALYSIS),
@@ -54,6 +55,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
             "apply",
             "calibrate",
             "importance",
+            "user_cache",
         },
     ),
     # From here on, everything of a lower rank may be imported.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from prunepass.backends.archives import check_external
 from prunepass.errors import UsageError
+from prunepass.user_cache import user_cache
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Via = Literal["onnx", "torch"]
@@ -64,8 +64,7 @@ class TensorRTSettings:
         """Where timings and engines are kept."""
         if self.cache is not None:
             return Path(self.cache)
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(base) / "prunepass" / "tensorrt"
+        return user_cache() / "tensorrt"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, without where this machine keeps its cache."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from prunepass.user_cache import user_cache
 
 FOR_TORCH = Path(__file__).with_name("gated_linear_torch.cpp")
 FOR_ONNX = Path(__file__).with_name("operators_onnx.cpp")
@@ -33,7 +34,7 @@ def compiled(source: Path, *, options: tuple[str, ...] = ()) -> Path:
     """
     text = b"".join(p.read_bytes() for p in (source, *sorted(source.parent.glob("*.h"))))
     told = hashlib.sha256(text + " ".join((*_OPTIONS, *options)).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunepass"
+    cache = user_cache()
     target = cache / f"{source.stem}-{told}.so"
     if target.is_file():
         return target

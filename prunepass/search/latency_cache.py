@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 
 from prunepass.backends.protocol import Backend
 from prunepass.measure.environment import environment
 from prunepass.search.latency import PARTS, LatencyTable
 from prunepass.search.recipe import Recipes
+from prunepass.user_cache import user_cache
 
 _FORMAT = 2
 
@@ -28,8 +28,7 @@ def place_of(
         folder: Where tables are kept, None for the user's own cache folder.
     """
     if folder is None:
-        root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        folder = Path(root) / "prunepass" / "latency"
+        folder = user_cache() / "latency"
     machine = environment(threads=getattr(backend, "threads", None))
     facts = [_FORMAT, recipes.sites.fingerprint, recipes.macs, repr(backend), batch, machine]
     return folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}.json"
