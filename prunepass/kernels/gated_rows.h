@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #include "clones.h"
@@ -16,7 +17,7 @@
 namespace prunepass {
 
 constexpr size_t kRows = 8;      // rows of the weight that are added at once
-constexpr size_t kWidest = 4096;  // columns whose sums lie in the first cache meanwhile
+constexpr size_t kWidest = 6144;  // columns whose sums lie in the first cache meanwhile
 
 // Blocks of columns for so many threads, each as wide as may be: a row is read in one piece, since
 // short pieces here and there keep neither prefetching nor address translation going.
@@ -47,71 +48,189 @@ inline void narrow(float value, Bfloat16& to) {
   to.bits = static_cast<uint16_t>(number ? (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 : 0x7FC0);
 }
 
+// A number of the same order as a score; a NaN stands above all.
+inline uint32_t rank_of(float score) {
+  score += 0.0f;  // -0 is 0
+  uint32_t bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
 // Indices of the inputs that are read, ascending: the `keep` of the largest score, lower indices
 // first where scores are equal; or, for a threshold >= 0, all whose score lies above it.
 inline void select(const float* score, size_t inputs, size_t keep, float threshold,
                    std::vector<int32_t>& kept) {
-  kept.clear();
+  kept.resize(inputs);
+  size_t count = 0;
   if (threshold >= 0) {
-    for (size_t i = 0; i < inputs; ++i)
-      if (score[i] > threshold) kept.push_back(static_cast<int32_t>(i));
+    for (size_t i = 0; i < inputs; ++i) {
+      kept[count] = static_cast<int32_t>(i);  // without a jump: which are kept is not foreseeable
+      count += score[i] > threshold;
+    }
+    kept.resize(count);
     return;
   }
-  std::vector<float> order(score, score + inputs);
-  std::nth_element(order.begin(), order.begin() + (keep - 1), order.end(),
-                   [](float a, float b) { return a > b; });
-  const float last = order[keep - 1];
-  size_t larger = 0;
-  for (size_t i = 0; i < inputs; ++i) larger += score[i] > last;
+  // Ranks are counted by their upper bits; the last that stays is looked for in one drawer alone.
+  constexpr int kShift = 20;
+  std::vector<uint32_t> ranks(inputs), drawer, counts(size_t{1} << (32 - kShift));
+  for (size_t i = 0; i < inputs; ++i) ranks[i] = rank_of(score[i]);
+  for (uint32_t rank : ranks) ++counts[rank >> kShift];
+  size_t number = counts.size(), larger = 0;
+  while (larger + counts[--number] < keep) larger += counts[number];
+  for (uint32_t rank : ranks)
+    if (rank >> kShift == number) drawer.push_back(rank);
+  const auto place = drawer.begin() + (keep - larger - 1);
+  std::nth_element(drawer.begin(), place, drawer.end(), std::greater<uint32_t>());
+  const uint32_t last = *place;
+  for (uint32_t rank : drawer) larger += rank > last;
   size_t ties = keep - larger;
   for (size_t i = 0; i < inputs; ++i) {
-    const bool tie = score[i] == last && ties > 0;
+    const bool tie = (ranks[i] == last) & (ties > 0);
+    kept[count] = static_cast<int32_t>(i);
+    count += (ranks[i] > last) | tie;
     ties -= tie;
-    if (score[i] > last || tie) kept.push_back(static_cast<int32_t>(i));
+  }
+  kept.resize(count);
+}
+
+// Rows of a weight that are added at once, each times its factor; and those that come next, which
+// are fetched meanwhile: rows lie anywhere, so the processor does not foresee them.
+template <typename Type>
+struct Rows {
+  size_t count = 0;
+  const Type* row[kRows];
+  float factor[kRows];
+  const Type* next[kRows];
+  size_t coming = 0;
+
+  void fetch(size_t column) const {
+    for (size_t k = 0; k < coming; ++k) __builtin_prefetch(next[k] + column, 0, 2);
+  }
+};
+
+constexpr size_t kLine = 16;  // floats, or pairs of bfloat16, of a line of the cache
+
+PRUNEPASS_CLONES inline void add(float* __restrict sums, size_t width, const Rows<float>& rows) {
+  if (rows.count < kRows) {
+    for (size_t k = 0; k < rows.count; ++k)
+      for (size_t j = 0; j < width; ++j) sums[j] += rows.factor[k] * rows.row[k][j];
+    return;
+  }
+  const float *a = rows.row[0], *b = rows.row[1], *c = rows.row[2], *d = rows.row[3];
+  const float *e = rows.row[4], *f = rows.row[5], *g = rows.row[6], *h = rows.row[7];
+  const float p = rows.factor[0], q = rows.factor[1], r = rows.factor[2], s = rows.factor[3];
+  const float t = rows.factor[4], u = rows.factor[5], v = rows.factor[6], w = rows.factor[7];
+  for (size_t at = 0; at < width; at += kLine) {
+    rows.fetch(at);
+    const size_t end = std::min(width, at + kLine);
+    for (size_t j = at; j < end; ++j) {
+      sums[j] = (((sums[j] + p * a[j]) + q * b[j]) + r * c[j]) + s * d[j] +
+                (((t * e[j] + u * f[j]) + v * g[j]) + w * h[j]);
+    }
   }
 }
 
-#define PRUNEPASS_ADD(Type)                                                                     \
-  PRUNEPASS_CLONES inline void add(float* __restrict sums, size_t width,                        \
-                                   const Type* const* row, const float* factor, size_t count) { \
-    if (count == kRows) {                                                                       \
-      const Type *a = row[0], *b = row[1], *c = row[2], *d = row[3];                            \
-      const Type *e = row[4], *f = row[5], *g = row[6], *h = row[7];                            \
-      const float p = factor[0], q = factor[1], r = factor[2], s = factor[3];                   \
-      const float t = factor[4], u = factor[5], v = factor[6], w = factor[7];                   \
-      for (size_t j = 0; j < width; ++j) {                                                      \
-        sums[j] += ((p * widen(a[j]) + q * widen(b[j])) + (r * widen(c[j]) + s * widen(d[j]))) + \
-                   ((t * widen(e[j]) + u * widen(f[j])) + (v * widen(g[j]) + w * widen(h[j])));  \
-      }                                                                                         \
-      return;                                                                                   \
-    }                                                                                           \
-    for (size_t k = 0; k < count; ++k)                                                          \
-      for (size_t j = 0; j < width; ++j) sums[j] += factor[k] * widen(row[k][j]);               \
+// Two numbers of a row of bfloat16, which may begin anywhere: widened by a shift and by a mask.
+typedef uint32_t Pair __attribute__((aligned(2), may_alias));
+
+template <bool second>
+inline float part_of(Pair pair) {
+  const uint32_t bits = second ? pair & 0xFFFF0000u : pair << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+template <bool second>
+__attribute__((always_inline)) inline void add_parts(float* __restrict sums, size_t begin,
+                                                     size_t end, const Pair* const* row,
+                                                     const float* factor) {
+  const Pair *a = row[0], *b = row[1], *c = row[2], *d = row[3];
+  const Pair *e = row[4], *f = row[5], *g = row[6], *h = row[7];
+  const float p = factor[0], q = factor[1], r = factor[2], s = factor[3];
+  const float t = factor[4], u = factor[5], v = factor[6], w = factor[7];
+  for (size_t j = begin; j < end; ++j) {
+    sums[j] = (((sums[j] + p * part_of<second>(a[j])) + q * part_of<second>(b[j])) +
+               r * part_of<second>(c[j])) +
+              s * part_of<second>(d[j]) +
+              (((t * part_of<second>(e[j]) + u * part_of<second>(f[j])) +
+                v * part_of<second>(g[j])) +
+               w * part_of<second>(h[j]));
+  }
+}
+
+// The same for bfloat16: sums of the first of each pair of columns, and of the second.
+PRUNEPASS_CLONES inline void add(float* __restrict first, float* __restrict second, size_t pairs,
+                                 const Rows<Bfloat16>& rows) {
+  const Pair* row[kRows];
+  for (size_t k = 0; k < rows.count; ++k) row[k] = reinterpret_cast<const Pair*>(rows.row[k]);
+  if (rows.count < kRows) {
+    for (size_t k = 0; k < rows.count; ++k) {
+      for (size_t j = 0; j < pairs; ++j) {
+        first[j] += rows.factor[k] * part_of<false>(row[k][j]);
+        second[j] += rows.factor[k] * part_of<true>(row[k][j]);
+      }
+    }
+    return;
+  }
+  for (size_t at = 0; at < pairs; at += kLine) {
+    rows.fetch(2 * at);
+    const size_t end = std::min(pairs, at + kLine);
+    add_parts<false>(first, at, end, row, rows.factor);
+    add_parts<true>(second, at, end, row, rows.factor);
+  }
+}
+
+// Sums of at most kWidest columns; those of bfloat16 are held apart, first and second of each pair.
+struct Sums {
+  alignas(64) float all[kWidest];
+  float* const second = all + kWidest / 2;
+
+  void clear() { std::fill(all, all + kWidest, 0.0f); }
+
+  void add(size_t width, const Rows<float>& rows) { prunepass::add(all, width, rows); }
+
+  void add(size_t width, const Rows<Bfloat16>& rows) {
+    prunepass::add(all, second, width / 2, rows);
+    if (width % 2)  // The last column has no other; its place before `second` is free then.
+      for (size_t k = 0; k < rows.count; ++k)
+        second[-1] += rows.factor[k] * widen(rows.row[k][width - 1]);
   }
 
-PRUNEPASS_ADD(float)
-PRUNEPASS_ADD(Bfloat16)
-#undef PRUNEPASS_ADD
+  void write(size_t width, float* y) const { std::copy(all, all + width, y); }
+
+  void write(size_t width, Bfloat16* y) const {
+    for (size_t j = 0; j < width / 2; ++j) {
+      narrow(all[j], y[2 * j]);
+      narrow(second[j], y[2 * j + 1]);
+    }
+    if (width % 2) narrow(second[-1], y[width - 1]);
+  }
+};
 
 // Columns [begin, end) of y for one row of x.
 template <typename Type>
 void columns(const float* x, const Type* weight, Type* y, const std::vector<int32_t>& kept,
              size_t outputs, size_t begin, size_t end) {
-  alignas(64) float sums[kWidest];
+  Sums sums;
+  Rows<Type> rows;
   for (size_t at = begin; at < end; at += kWidest) {
     const size_t width = std::min(kWidest, end - at);
-    std::fill(sums, sums + width, 0.0f);
-    const Type* row[kRows];
-    float factor[kRows];
+    const auto place = [&](size_t i) {
+      return weight + static_cast<size_t>(kept[i]) * outputs + at;
+    };
+    sums.clear();
     for (size_t i = 0; i < kept.size(); i += kRows) {
-      const size_t count = std::min(kRows, kept.size() - i);
-      for (size_t k = 0; k < count; ++k) {
-        row[k] = weight + static_cast<size_t>(kept[i + k]) * outputs + at;
-        factor[k] = x[kept[i + k]];
+      rows.count = std::min(kRows, kept.size() - i);
+      rows.coming = std::min(kRows, kept.size() - i - rows.count);
+      for (size_t k = 0; k < rows.count; ++k) {
+        rows.row[k] = place(i + k);
+        rows.factor[k] = x[kept[i + k]];
       }
-      add(sums, width, row, factor, count);
+      for (size_t k = 0; k < rows.coming; ++k) rows.next[k] = place(i + kRows + k);
+      sums.add(width, rows);
     }
-    for (size_t j = 0; j < width; ++j) narrow(sums[j], y[at + j]);
+    sums.write(width, y + at);
   }
 }
 
@@ -123,20 +242,22 @@ void dense_columns(const float* x, const Type* weight, Type* y, size_t rows, siz
   constexpr size_t kWidth = 256, kTile = 64;
   std::vector<float> sums(kTile * kWidth);
   alignas(64) float wide[kRows * kWidth];
-  const float* row[kRows];
-  for (size_t k = 0; k < kRows; ++k) row[k] = wide + k * kWidth;
+  Rows<float> added;
+  for (size_t k = 0; k < kRows; ++k) added.row[k] = wide + k * kWidth;
   for (size_t at = begin; at < end; at += kWidth) {
     const size_t width = std::min(kWidth, end - at);
     for (size_t first = 0; first < rows; first += kTile) {
       const size_t tile = std::min(kTile, rows - first);
       std::fill(sums.begin(), sums.end(), 0.0f);
       for (size_t i = 0; i < inputs; i += kRows) {
-        const size_t count = std::min(kRows, inputs - i);
-        for (size_t k = 0; k < count; ++k)
+        added.count = std::min(kRows, inputs - i);
+        for (size_t k = 0; k < added.count; ++k)
           for (size_t j = 0; j < width; ++j)
             wide[k * kWidth + j] = widen(weight[(i + k) * outputs + at + j]);
-        for (size_t r = 0; r < tile; ++r)
-          add(&sums[r * kWidth], width, row, x + (first + r) * inputs + i, count);
+        for (size_t r = 0; r < tile; ++r) {
+          std::copy_n(x + (first + r) * inputs + i, added.count, added.factor);
+          add(&sums[r * kWidth], width, added);
+        }
       }
       for (size_t r = 0; r < tile; ++r)
         for (size_t j = 0; j < width; ++j)
