@@ -73,10 +73,15 @@ class InternalError(PrunepassError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names as one line, those most like `name` first."""
-    names = sorted(known)
-    ranked = sorted(names, key=lambda n: -difflib.SequenceMatcher(None, name, n).ratio())
-    return ", ".join(ranked)
+    """The known names as one line, those most like `name` first, or that begin most like it."""
+
+    def likeness(other: str) -> float:
+        whole, opening = (
+            difflib.SequenceMatcher(None, name, part).ratio() for part in (other, other[: len(name)])
+        )
+        return max(whole, 0.95 * opening)
+
+    return ", ".join(sorted(sorted(known), key=likeness, reverse=True))
 
 
 def looked_up(

@@ -45,3 +45,6 @@ def test_nearest_comes_first() -> None:
     assert nearest("page-rnak", known).split(", ")[0] == "page-rank"
     assert sorted(nearest("zzz", known).split(", ")) == sorted(known)
     assert nearest("x", []) == ""
+    # What begins like it is meant sooner than what is as short.
+    long = ["deit_tiny_patch16_224", "davit_tiny", "nest_tiny"]
+    assert nearest("deit_tinny", long).split(", ")[0] == "deit_tiny_patch16_224"

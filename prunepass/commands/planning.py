@@ -51,7 +51,12 @@ def _searched(
     if words.flops is None:
         raise UsageError("a search needs a budget", found="--images without --flops", fix="--flops")
     pictures = find_pictures(words.images, labelled=False)
-    say(f"searching a schedule on {len(pictures)} pictures", stage=True)
+    if loaded.weights == "random":
+        say("the weights are random: a schedule that is found for them says nothing", stage=True)
+    say(
+        f"searching a schedule on {len(pictures)} pictures, {words.minutes:g} minutes at most",
+        stage=True,
+    )
     images = torch.cat([x for x, _ in pictures.batches(loaded.preprocessing, 32)])
     with say.bar("schedules", None) as advance:
         found = search(

@@ -154,7 +154,7 @@ def _measured(
             missing.append(f"{text[0].upper()}{text[1:]}.")
 
     rows += baselines(manifest, batches, dense, told)
-    note = f"{len(pictures)} pictures of {Path(pictures.paths[0]).parent.name}"
+    note = f"{len(pictures)} pictures from {Path(pictures.paths[0]).parent.name}/"
     return tuple(rows), note + "; what stands beside the bundle was run by PyTorch, not built."
 
 

@@ -162,6 +162,10 @@ def opened(path: Path, use: Callable[[Any], Made]) -> Made:
     try:
         with Image.open(path) as picture:
             return use(picture)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"there is no picture {path}", found="nothing at that path", fix="an existing file"
+        ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
         size = f"{path.stat().st_size} bytes; " if path.is_file() else ""
         reason = (str(error).splitlines() or [""])[0]

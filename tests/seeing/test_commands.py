@@ -43,7 +43,7 @@ def test_show_draws_and_tells(
     [
         (("-o", "tokens.gif"), 2, "-o tokens.png"),
         (("-o", "tokens.png", "--prompt", "what"), 2, "reads no prompt"),
-        (("-o", "tokens.png", "--image", "nowhere.png"), 1, "cannot read the picture"),
+        (("-o", "tokens.png", "--image", "nowhere.png"), 1, "there is no picture"),
     ],
 )
 def test_wrong_words_of_show(
