@@ -13,6 +13,7 @@ PrunepassError
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -76,10 +77,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The known names as one line, those most like `name` first, or that begin most like it."""
 
     def likeness(other: str) -> float:
-        whole, opening = (
-            difflib.SequenceMatcher(None, name, part).ratio() for part in (other, other[: len(name)])
-        )
-        return max(whole, 0.95 * opening)
+        same = functools.partial(difflib.SequenceMatcher, None, name)
+        return max(same(other).ratio(), 0.95 * same(other[: len(name)]).ratio())
 
     return ", ".join(sorted(sorted(known), key=likeness, reverse=True))
 
