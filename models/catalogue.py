@@ -10,6 +10,9 @@ from typing import Literal
 from torch import nn
 
 from .plain_mamba import plain_mamba_l1, plain_mamba_l2, plain_mamba_l3
+from .tiny_ssm import MEAN as CIFAR_MEAN
+from .tiny_ssm import STD as CIFAR_STD
+from .tiny_ssm import tiny_plain_mamba, tiny_vim
 from .tiny_vit import tiny_vit
 from .vim import vim_base, vim_small, vim_tiny
 
@@ -44,9 +47,30 @@ def catalogue() -> Mapping[str, ModelCard]:
             description="plain ViT (145 tokens, 128 channels, 8 blocks) trained on generated "
             "pictures of 12 classes",
         ),
+        *_small_state_space(),
         *_published(),
     )
     return MappingProxyType({card.name: card for card in cards})
+
+
+def _small_state_space() -> tuple[ModelCard, ...]:
+    """State-space models trained by scripts/train_tiny_ssm, with weights."""
+    return tuple(
+        ModelCard(
+            name=f"{name}_32",
+            build=build,
+            weights=f"{name}_32.safetensors",
+            image_size=32,
+            mean=CIFAR_MEAN,
+            std=CIFAR_STD,
+            crop=1.0,
+            description=f"{description} trained on CIFAR-10",
+        )
+        for name, build, description in (
+            ("tiny_vim", tiny_vim, "Vision Mamba (50 tokens, 64 channels, 8 blocks)"),
+            ("tiny_plain_mamba", tiny_plain_mamba, "PlainMamba (64 tokens, 64 channels, 6 layers)"),
+        )
+    )
 
 
 def _published() -> tuple[ModelCard, ...]:

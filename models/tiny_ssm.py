@@ -11,6 +11,9 @@ CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+"""Of each RGB channel in 0..1, over the pictures they are trained on."""
+
 
 def tiny_vim(*, image_size: int = 32, **more: Any) -> Vim:
     """Vim of 50 tokens: patches of 8 x 8 pixels, 4 apart, and the class token in their middle."""

@@ -10,6 +10,9 @@ from prunepass.analyse.token_positions import Refusal
 from prunepass.analyse.token_trace import TokenTrace, trace_tokens
 from prunepass.graph import meta
 
+CARRIED = "an output of the model carries the tokens"
+"""Why none can go, unless all come back before."""
+
 
 def refusals_of(
     module: GraphModule,
@@ -17,14 +20,21 @@ def refusals_of(
     order: dict[Node, int],
     prefix: int,
     fixed: tuple[int, ...],
+    until: Node | None = None,
 ) -> dict[Node, str | None]:
     """For each site its refusal or None. A trace that succeeds holds for all later sites of the
-    same token count; one that fails holds for all sites before the node that failed."""
+    same token count; one that fails holds for all sites before the node that failed.
+
+    Behind `until`, where all tokens are back, none can go.
+    """
     refusals: dict[Node, str | None] = {}
     good: TokenTrace | None = None
     bad: tuple[int, str] | None = None
     for node in nodes:
         if node in refusals:
+            continue
+        if until is not None and order[node] >= order[until]:
+            refusals[node] = "all tokens are back there"
             continue
         if bad is not None and order[node] < bad[0]:
             refusals[node] = bad[1]
@@ -33,10 +43,8 @@ def refusals_of(
             refusals[node] = None
             continue
         try:
-            good = trace_tokens(module, node, prefix=prefix, fixed=fixed)
-            refusals[node] = (
-                "an output of the model carries the tokens" if good.reaches_output else None
-            )
+            good = trace_tokens(module, node, prefix=prefix, fixed=fixed, until=until)
+            refusals[node] = CARRIED if good.reaches_output else None
             if good.reaches_output:
                 good, bad = None, (len(order), str(refusals[node]))
         except Refusal as refusal:

@@ -15,6 +15,7 @@ from prunepass.analyse.residual import Residual, find_residuals
 from prunepass.analyse.scan import find_scans
 from prunepass.analyse.steady_tokens import steady_tokens
 from prunepass.analyse.token_positions import BATCH
+from prunepass.errors import PlanError
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
 from prunepass.records import Site, Sites
@@ -59,8 +60,16 @@ def fixed_tokens(graph: Graph) -> tuple[int, ...]:
     return tuple(int(n.removeprefix(_FIXED)) for n in found if n.startswith(_FIXED))
 
 
-def sites(program: ExportedProgram) -> Sites:
-    """The sites of a labelled program, each with the reason why tokens cannot go, if so."""
+def sites(program: ExportedProgram, *, restore: str | None = None) -> Sites:
+    """The sites of a labelled program, each with the reason why tokens cannot go, if so.
+
+    Args:
+        program: From `capture`.
+        restore: Site behind which all tokens are to be back, for outputs that carry all of them.
+
+    Raises:
+        PlanError: There is no site called `restore`.
+    """
     module = open_module(program)
     graph = module.graph
     prefix, fixed = prefix_tokens(graph), fixed_tokens(graph)
@@ -68,13 +77,16 @@ def sites(program: ExportedProgram) -> Sites:
     listed = _listed(graph, table)
     nodes = [table[f"{site.label}:output"] for site in listed]
     order = {node: i for i, node in enumerate(graph.nodes)}
-    refusals = refusals_of(module, nodes, order, prefix, fixed)
+    until = None if restore is None else restored(table, restore)
+    refusals = refusals_of(module, nodes, order, prefix, fixed, until)
     found = tuple(
         replace(site, refusal=refusals[node]) for site, node in zip(listed, nodes, strict=True)
     )
     # Asked behind the last attention, where a step would use it: what follows has its own MLP.
     last = [n for s, n in zip(listed, nodes, strict=True) if s.kind.startswith("attention")]
-    prefix_is_all = bool(last) and reads_prefix_only(module, last[-1], refusals, prefix)
+    prefix_is_all = (
+        until is None and bool(last) and reads_prefix_only(module, last[-1], refusals, prefix)
+    )
     missing = None if found else why_none(graph)
     digest = _fingerprint(program, listed, prefix)
     return Sites(found, prefix, digest, prefix_is_all, missing, fixed)
@@ -156,6 +168,21 @@ def roles(table: dict[str, Node], block: int, tokens: int) -> tuple[str, ...]:
     if shape is not None and len(shape) == 3 and shape[1] == tokens:
         names.append("scan_output")
     return tuple(sorted(names))
+
+
+def restored(table: dict[str, Node], site: str) -> Node:
+    """The node behind which tokens are back.
+
+    Raises:
+        PlanError: There is no such site.
+    """
+    node = table.get(f"{site}:output")
+    if node is None:
+        raise PlanError(
+            f"tokens cannot come back at {site!r}", found="no such site",
+            fix="restore='block[i].output', the last block",
+        )  # fmt: skip
+    return node
 
 
 def narrowed_attention(table: dict[str, Node], site: str) -> Node | None:

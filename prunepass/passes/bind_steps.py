@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule, Node
 
-from prunepass.analyse.refusals import tokens_kept_apart
+from prunepass.analyse.refusals import CARRIED, tokens_kept_apart
 from prunepass.analyse.scan import Order, token_orders
 from prunepass.analyse.sites import (
     fixed_tokens,
     labelled,
     narrowed_attention,
     prefix_tokens,
+    restored,
 )
 from prunepass.analyse.token_positions import Refusal
 from prunepass.analyse.token_trace import TokenTrace, trace_tokens
@@ -167,12 +168,12 @@ def _until(module: GraphModule, cuts: tuple[Cut, ...], table: dict[str, Node]) -
     site = places_of(cuts[-1].step.options).restore
     if site is None:
         return None
-    node = table.get(f"{site}:output")
+    node = restored(table, site)
     order = {n: i for i, n in enumerate(module.graph.nodes)}
-    if node is None or order[node] <= order[cuts[-1].node]:
+    if order[node] <= order[cuts[-1].node]:
         raise PlanError(
             f"tokens cannot come back at {site!r}",
-            found="no such site" if node is None else f"a step at {cuts[-1].step.site}",
+            found=f"a step at {cuts[-1].step.site}",
             fix="restore='block[i].output', the last block",
         )
     return node
@@ -200,7 +201,7 @@ def _trace(
     if trace.reaches_output:
         raise UnsupportedGraph(
             f"cannot remove tokens at {first.step.site}",
-            found="an output of the model carries the tokens, it would change its shape",
+            found=f"{CARRIED}, it would change its shape",
             fix="capture a model that returns what is pooled from the tokens, or let them come "
             "back with the option restore='block[i].output'",
         )

@@ -76,7 +76,8 @@ def plan(
         raise UsageError(
             f"method {method!r} reduces tokens", found="calibration=...", fix="flops=0.6"
         )
-    sites = find_sites(program)
+    restore: Any = (options or {}).get("restore")
+    sites = find_sites(program, restore=restore)
     request = ask(sites, method_name=method, action=action, at=at, exponent=exponent)
     if options:
         more = {**request.method.options, **options}
@@ -192,7 +193,8 @@ def priced(steps: Sequence[Step], tokens: int, sites: Sites) -> list[Reduction]:
 def cost_of(program: Subject, sites: Sites, request: Request) -> TokenCost:
     """The cost model over the sites of a request."""
     labels = [s.label for s in request.sites]
-    return TokenCost(program, sites, labels, unread=request.unread)
+    restore: Any = request.method.options.get("restore")
+    return TokenCost(program, sites, labels, unread=request.unread, restore=restore)
 
 
 def finish(

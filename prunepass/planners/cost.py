@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from prunepass.analyse.flops import node_macs
-from prunepass.analyse.sites import fixed_tokens, narrowed_attention, prefix_tokens
+from prunepass.analyse.sites import fixed_tokens, narrowed_attention, prefix_tokens, restored
 from prunepass.analyse.token_trace import trace_tokens
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
@@ -50,7 +50,11 @@ class TokenCost:
         at: Labels of the sites where tokens are reduced, in graph order.
         unread: Label of the last attention, if only prefix tokens are read behind it; it comes
             last.
+        restore: Site behind which all tokens are back, None for nowhere.
         scoring: What scoring was found to cost, of another `TokenCost` of the same model; filled.
+
+    Raises:
+        PlanError: There is no site called `restore`.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class TokenCost:
         at: Sequence[str],
         *,
         unread: str | None,
+        restore: str | None = None,
         scoring: dict[tuple[object, ...], int] | None = None,
     ) -> None:
         module = program if isinstance(program, GraphModule) else open_module(program)
@@ -74,7 +79,10 @@ class TokenCost:
             self._narrowed = narrowed_attention(table, unread)
             cuts.append(self._narrowed or table[f"{unread}:output"])
         fixed_numbers = fixed_tokens(module.graph)
-        self._trace = trace_tokens(module, cuts[0], prefix=self._prefix, fixed=fixed_numbers)
+        self._until = None if restore is None else restored(table, restore)
+        self._trace = trace_tokens(
+            module, cuts[0], prefix=self._prefix, fixed=fixed_numbers, until=self._until
+        )
         self.tokens = self._trace.tokens
         self._fixed, self._counted = self._split(list(module.graph.nodes), cuts)
         self._rules = {} if scoring is None else scoring
@@ -102,7 +110,9 @@ class TokenCost:
         fixed, counted = 0, []
         for node in nodes:
             stages = [
-                max(stage_of[n], cut_stage.get(n, 0)) for n in node.all_input_nodes if n in stage_of
+                max(stage_of[n], cut_stage.get(n, 0))
+                for n in node.all_input_nodes
+                if n in stage_of and n is not self._until
             ]
             on_grid = node.target is GRID  # it runs over the whole grid, whatever is left on it
             if on_grid:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from prunepass.analyse.refusals import CARRIED
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.planners.methods import (
     DOWNSAMPLE,
@@ -77,7 +78,7 @@ def ask(
         raise UnsupportedGraph(
             f"this model has no site where {method_name!r} can reduce tokens",
             found=_why_not(sites, chosen, needs),
-            fix=_instead(everywhere),
+            fix=_instead(sites, everywhere),
         )
     # All blocks count, also the last, where only prefix tokens may be read.
     depth = 1 + max(s.block for s in everywhere)
@@ -110,8 +111,11 @@ def ask(
     )
 
 
-def _instead(everywhere: Sequence[Site]) -> str:
+def _instead(sites: Sites, everywhere: Sequence[Site]) -> str:
     """What to try on a model that a method does not fit."""
+    if any(site.refusal == CARRIED for site in sites.items):
+        last = max(site.block for site in sites.items)
+        return f"let all tokens come back behind the blocks: --option restore=block[{last}].output"
     if any("scan_output" in site.roles for site in everywhere):
         return "--method ssm-align, which scores tokens by what comes out of a scan"
     return (

@@ -23,6 +23,10 @@ from prunepass.rules.input_table import input_rule
 SMALLEST = 1 << 20
 """Numbers of a weight below which a sparse product gained nothing where it was measured."""
 
+LARGEST = 0.9
+"""Share of its inputs above which a layer stays dense: finding them, and reading rows here and
+there, costs what leaving out the rest saves."""
+
 PAYS = 0.75
 """Share of the weight that all rows together may read and still gain: a dense product reads it once
 for all of them, a little faster than rows here and there."""
@@ -59,13 +63,15 @@ def plan_inputs(
     gate: str = "top-k",
     rotate: bool = False,
     smallest: int = SMALLEST,
+    largest: float = LARGEST,
     rows: int | None = None,
     step: float = STEP,
 ) -> Plan:
     """A plan that lets the linear layers of a decoder read a share of their inputs.
 
     Without calibration every layer keeps the same share. With it the layers of one block share out
-    what the block keeps, greedily, by how much the block's output changes.
+    what the block keeps, greedily, by how much the block's output changes. A layer that would not
+    gain stays dense, and the plan's notes say how many and why.
 
     Args:
         program: From `prunepass.language.capture`.
@@ -78,6 +84,7 @@ def plan_inputs(
             threshold that calibration finds, so many in the mean.
         rotate: Whether the stream is rotated first so that k and gate have orthogonal columns.
         smallest: Numbers of a weight below which a layer stays dense.
+        largest: Share of its inputs above which a layer stays dense.
         rows: Tokens at once up to which the product is sparse; None for as many as read less
             together than a dense product does, each of them its own rows of the weight.
         step: How finely layers share out, see `allocation.STEP`.
@@ -108,6 +115,8 @@ def plan_inputs(
         runs = record_blocks(program, calibration)
         if keep < 1.0:
             shares = _greedy(large, runs, float(keep), step)
+    close = [site for site, share in shares.items() if largest < share < 1.0]
+    shares |= dict.fromkeys(close, 1.0)
     limits = thresholds(runs, large, shares) if gate == "threshold" and runs else {}
     steps = [
         _step(layer, shares[layer.site], chosen, rows, smallest, limits.get(layer.site))
@@ -121,8 +130,17 @@ def plan_inputs(
     }  # fmt: skip
     if rotate:
         notes["rotation"] = _rotation_note(ratio, turned, float(keep))
-    if len(large) < len(layers):
-        notes["dense"] = f"{len(layers) - len(large)} layers are too small to gain"
+    small = len(layers) - len(large)
+    why = [
+        f"{count} layers {reason}"
+        for count, reason in (
+            (small, "are too small to gain"),
+            (len(close), f"would keep more than {largest} of their inputs, too many to gain"),
+        )
+        if count
+    ]
+    if why:
+        notes["dense"] = "; ".join(why)
     return Plan(
         method=method, steps=(*turns, *steps), fingerprint=fingerprint(program), notes=notes
     )

@@ -10,6 +10,7 @@ from prunepass.models.vim import Vim
 
 from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
+from prunepass.apply import apply_plan
 from prunepass.backends.aot_inductor import AotInductorBackend
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.onnx_operator import FILE
@@ -122,6 +123,32 @@ def test_all_tokens_come_back_for_dense_outputs() -> None:
         torch.testing.assert_close(fewer[picture], expected, **EXACT)
     with pytest.raises(PlanError, match="come back"):
         pruned(program, {1: 0.5}, restore="block[0].output")
+
+
+class _Segmenter(torch.nn.Module):
+    """Dense outputs with a head that costs as much as a block."""
+
+    def __init__(self, vim: Any) -> None:
+        super().__init__()
+        self.dense = _Dense(vim)
+        self.head = torch.nn.Linear(vim.pos_embed.shape[-1], 200)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.dense(images))
+        return found
+
+
+def test_a_budget_counts_what_is_dense_behind_the_tokens_return() -> None:
+    program = capture(_Segmenter(MODELS["vim"]()).double().eval(), (pictures(2),))
+    with pytest.raises(UnsupportedGraph, match=r"--option restore=block\[2\]\.output"):
+        plan(program, method="ssm-align", flops=0.8)
+    made = plan(program, method="ssm-align", flops=0.8, options={"restore": "block[2].output"})
+    fewer = apply_plan(program, made)
+    assert macs(fewer) / macs(program) == pytest.approx(0.8, rel=0.01)
+    assert made.notes["macs_ratio"] == pytest.approx(macs(fewer) / macs(program), abs=1e-4)
+    assert fewer.module()(pictures(3)).shape == program.module()(pictures(3)).shape
+    with pytest.raises(PlanError, match="cannot come back"):
+        plan(program, method="ssm-align", flops=0.8, options={"restore": "block[9].output"})
 
 
 @pytest.mark.parametrize("rule", ["random", "similar-hidden"])

@@ -120,12 +120,36 @@ def test_runs_of_a_block_say_what_the_program_says() -> None:
 
 def test_calibration_makes_shares_and_thresholds() -> None:
     program = captured("llama", torch.float64)
-    plan = plan_inputs(program, keep=0.5, calibration=texts(4), smallest=0)
+    plan = plan_inputs(program, keep=0.5, calibration=texts(4), smallest=0, step=0.1)
     assert plan.notes["allocation"] == "greedy"
     assert len({step.keep for step in plan.steps}) > 1
-    gated = plan_inputs(program, keep=0.5, calibration=texts(4), smallest=0, gate="threshold")
+    gated = plan_inputs(
+        program, keep=0.5, calibration=texts(4), smallest=0, gate="threshold", step=0.1
+    )
     assert all(isinstance(step.options["threshold"], float) for step in gated.steps)
     assert outputs(apply_plan(program, gated), texts(1, tokens=1))[0].isfinite().all()
+
+
+def test_layers_that_would_keep_nearly_all_stay_dense_and_the_plan_says_so() -> None:
+    program = captured("llama")
+    near = plan_inputs(program, keep=0.95, smallest=0)
+    assert {step.keep for step in near.steps} == {1.0}
+    assert near.notes["macs_ratio"] == 1.0
+    assert near.notes["dense"] == (
+        f"{len(near.steps)} layers would keep more than 0.9 of their inputs, too many to gain"
+    )
+    asked = plan_inputs(program, keep=0.95, smallest=0, largest=1.0)
+    assert {step.keep for step in asked.steps} == {0.95}
+    assert "dense" not in asked.notes
+    # Shares found on texts differ: those above the limit go, the others stay as they were found.
+    greedy, every = (
+        plan_inputs(program, keep=0.8, calibration=texts(3), smallest=0, largest=x, step=0.05)
+        for x in (0.9, 1.0)
+    )
+    found = {step.site: step.keep for step in every.steps}
+    assert any(0.9 < keep < 1.0 for keep in found.values())
+    for step in greedy.steps:
+        assert step.keep == (1.0 if found[step.site] > 0.9 else found[step.site])
 
 
 @pytest.mark.parametrize(
