@@ -26,6 +26,11 @@ class EagerEngine:
     module: torch.nn.Module
     path: Path | None = None
 
+    @classmethod
+    def of(cls, program: ExportedProgram, path: Path | None = None) -> EagerEngine:
+        """A program as an engine."""
+        return cls(program.module(check_guards=False), path)
+
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             result = self.module(*inputs)
@@ -53,8 +58,7 @@ class EagerBackend:
         Raises:
             BackendError: The file is missing, damaged, or would unpickle more than tensors.
         """
-        program = load_program(folder)
-        return EagerEngine(program.module(check_guards=False), folder / _FILE)
+        return EagerEngine.of(load_program(folder), folder / _FILE)
 
 
 def save_program(program: ExportedProgram, folder: Path) -> None:

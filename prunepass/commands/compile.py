@@ -23,8 +23,7 @@ from prunepass.commands.request import (
     plans_layers,
     shares_of,
 )
-from prunepass.commands.words import blocks, model_arguments, planning_arguments
-from prunepass.compiler import check_batch
+from prunepass.commands.words import batch_size, blocks, model_arguments, planning_arguments
 from prunepass.compiler import compile as compile_model
 from prunepass.downsample import downsample
 from prunepass.errors import UsageError
@@ -104,7 +103,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
             found=", ".join("--" + n.replace("_", "-") for n in texts),
             fix="--method and --flops say what is reduced",
         )
-    folder, batch = Path(words.output), check_batch(words.batch)
+    folder, batch = Path(words.output), batch_size(words.batch)
     check_free(folder, force=words.force)
     given = None
     if words.plan is not None:
