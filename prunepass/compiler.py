@@ -18,7 +18,8 @@ from prunepass.analyse.flops import macs as count_macs
 from prunepass.apply import apply_with_records
 from prunepass.backends.eager import EagerEngine, save_program
 from prunepass.backends.protocol import Backend, Engine
-from prunepass.bundle import Manifest, check_free, write_digests, write_text, written
+from prunepass.bundle import PROGRAM, Manifest
+from prunepass.bundle_files import check_free, write_digests, write_text, written
 from prunepass.capturing import capture
 from prunepass.doctor.before_building import one_line
 from prunepass.engines import available, check_engine, examined
@@ -30,9 +31,6 @@ from prunepass.records import PassRecord
 from prunepass.report import Report
 from prunepass.specialise import specialise
 from prunepass.stages import Clock, Stage
-
-PROGRAM = "program"
-"""Folder of a bundle with its programs, as PyTorch saves them."""
 
 
 @dataclass(frozen=True)

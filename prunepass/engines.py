@@ -15,7 +15,8 @@ from prunepass.backends.protocol import Backend, Engine
 from prunepass.backends.table import backend as find_backend
 from prunepass.backends.tensorrt import onnx_engine
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
-from prunepass.bundle import Manifest, check_digests, read_manifest, writing
+from prunepass.bundle import Manifest, read_manifest
+from prunepass.bundle_files import check_digests, writing
 from prunepass.doctor.before_building import check
 from prunepass.doctor.findings import Finding
 from prunepass.errors import BackendError

@@ -26,8 +26,8 @@ from prunepass.backends.table import BACKENDS
 from prunepass.backends.table import backend as find_backend
 from prunepass.backends.tensorrt import TensorRTBackend, missing
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
-from prunepass.bundle import check_digests, read_manifest, read_plan
-from prunepass.compiler import PROGRAM
+from prunepass.bundle import PROGRAM, read_manifest, read_plan
+from prunepass.bundle_files import check_digests
 from prunepass.engines import tolerance
 from prunepass.errors import ModelError, PlanError, PrunepassError
 from prunepass.graph import meta

@@ -14,7 +14,7 @@ import prunepass
 from prunepass.agreement import Limit
 from prunepass.backends.tensorrt import TensorRTBackend, missing
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
-from prunepass.bundle import write_digests
+from prunepass.bundle_files import write_digests
 from prunepass.compiler import Compiled
 from prunepass.engines import available, check_engine, load_engines
 from prunepass.errors import BackendError, ModelError, UsageError

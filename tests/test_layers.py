@@ -43,8 +43,9 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "measure": (6, _RUNNING),
     "report": (7, {"errors", "plans", "records"}),
     "bundle": (6, {"errors", "plans", "records"}),
+    "bundle_files": (6, {"errors"}),
     "doctor": (6, {"errors", "ops", "graph", "kernels"}),
-    "engines": (7, _RUNNING | {"backends", "bundle", "doctor", "specialise"}),
+    "engines": (7, _RUNNING | {"backends", "bundle", "bundle_files", "doctor", "specialise"}),
     # Planners that run drafts on pictures and engines on this machine.
     "search": (
         7,

@@ -12,7 +12,7 @@ import torch
 import prunepass
 from prunepass.__main__ import main
 from prunepass.backends.tensorrt import TensorRTBackend, missing
-from prunepass.bundle import write_digests
+from prunepass.bundle_files import write_digests
 from prunepass.errors import ModelError, PlanError, UsageError
 from prunepass.plans import Plan
 from prunepass.verifying import telling, verify

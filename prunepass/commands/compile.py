@@ -12,7 +12,8 @@ from prunepass.backends.protocol import Backend
 from prunepass.backends.tensorrt import TensorRTBackend
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
 from prunepass.backends.tensorrt_settings import TensorRTSettings
-from prunepass.bundle import check_free, read_plan
+from prunepass.bundle import read_plan
+from prunepass.bundle_files import check_free
 from prunepass.capturing import capture
 from prunepass.commands.planning import check_together, made_plan
 from prunepass.commands.request import (

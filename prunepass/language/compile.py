@@ -15,7 +15,7 @@ from prunepass.analyse.flops import macs
 from prunepass.apply import apply_with_records
 from prunepass.backends.eager import EagerEngine
 from prunepass.backends.protocol import Engine
-from prunepass.bundle import check_free, write_digests, write_text, written
+from prunepass.bundle_files import check_free, write_digests, write_text, written
 from prunepass.engines import available, check_engine, examined
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.language.generate import LanguageBundle, load

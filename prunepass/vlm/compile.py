@@ -13,7 +13,7 @@ from prunepass.backends.eager import EagerEngine
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.onnx_weights import SharedWeights
 from prunepass.backends.protocol import Backend, Engine
-from prunepass.bundle import check_free, write_digests, write_text, written
+from prunepass.bundle_files import check_free, write_digests, write_text, written
 from prunepass.doctor.before_building import check
 from prunepass.engines import available, check_engine
 from prunepass.plans import Plain

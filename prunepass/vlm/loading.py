@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from prunepass.backends.table import backend as find_backend
-from prunepass.bundle import check_digests
+from prunepass.bundle_files import check_digests
 from prunepass.errors import BackendError, ModelError, UsageError
 from prunepass.vlm.cache import Cache
 from prunepass.vlm.conversation import Conversation

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from prunepass import vlm
 from prunepass.backends.eager import EagerEngine
 from prunepass.backends.onnx import OnnxBackend
-from prunepass.bundle import write_digests
+from prunepass.bundle_files import write_digests
 from prunepass.errors import PlanError, UsageError
 from prunepass.vlm.manifest import VlmManifest
 from prunepass.vlm.processor import described
