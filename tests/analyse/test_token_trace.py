@@ -93,7 +93,7 @@ def test_live_ins(
 
 @pytest.mark.parametrize("name", ["class", "mean", "distilled", "registers", "attention_pool"])
 def test_no_live_ins(captured: Captured, name: str) -> None:
-    assert trace(captured, name, "block[0].attention").live_ins == []
+    assert trace(captured, name, "block[0].attention").live_ins == ()
 
 
 def test_a_branch_made_before_the_site_is_a_live_in(captured: Captured) -> None:
@@ -118,8 +118,8 @@ def test_axes_follow_the_tokens(captured: Captured) -> None:
 
 def test_the_last_site_has_nothing_frozen(captured: Captured) -> None:
     found = trace(captured, "class", "block[2].output")
-    assert found.frozen == []
-    assert found.live_ins == []
+    assert found.frozen == ()
+    assert found.live_ins == ()
     assert not found.reaches_output
 
 
