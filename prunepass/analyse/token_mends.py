@@ -15,7 +15,7 @@ import torch
 from torch.fx import Node
 
 from prunepass.analyse.token_positions import BATCH, Axes, op_name, refuse
-from prunepass.analyse.token_probe import VIEWS, Probe
+from prunepass.analyse.token_probe import VIEWS, Change, Probe
 from prunepass.graph import meta
 from prunepass.graph.arguments import Path, map_arguments
 
@@ -90,10 +90,14 @@ def _frozen_sizes(probe: Probe, node: Node) -> list[Mend]:
     map_arguments(dict(node.kwargs), ("kwargs",), collect)
     found = []
     for path, size in slots:
-        results = probe.attempt(node, {path: lambda delta, size=size: size - delta})
+        results = probe.attempt(node, {path: _less(size)})
         if results is not None and probe.fits(node, results):
             found.append(Mend(results, frozen=(FrozenSize(node, path, size - probe.tokens),)))
     return found
+
+
+def _less(size: int) -> Change:
+    return lambda delta: size - delta
 
 
 def _live_ins(probe: Probe, node: Node) -> list[Mend]:

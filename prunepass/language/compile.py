@@ -22,7 +22,7 @@ from prunepass.language.generate import LanguageBundle, load
 from prunepass.language.manifest import ENGINES, LanguageManifest
 from prunepass.language.programs import capture
 from prunepass.language.record import as_json
-from prunepass.planners.input_shares import step_inputs
+from prunepass.planners.decoder_texts import step_inputs
 from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Plan, check_keep
 from prunepass.stages import Clock
