@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from prunepass.bundle_files import read_json
 from prunepass.errors import ModelError
 from prunepass.plans import Plan
 
 SCHEMA = 1
+FILE = "bundle.json"
 PROGRAM = "program"
 """Folder of a bundle with its programs, as PyTorch saves them."""
 _KEYS = {"schema", "backend", "batch", "inputs", "outputs", "preprocessing", "model", "weights",
@@ -63,19 +65,14 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         ModelError: The folder is no bundle, or one of another version.
     """
-    path = folder / "bundle.json"
+    path = folder / FILE
     if not folder.is_dir() or not path.is_file():
         raise ModelError(
             f"{folder} is not a bundle",
             found="no bundle.json" if folder.is_dir() else "no such folder",
             fix="`prunepass compile MODEL -o DIR` makes one",
         )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"cannot read {path}", found=str(error)[:200], fix="compile again"
-        ) from error
+    data = read_json(path)
     if isinstance(data, dict) and "kind" in data:
         raise ModelError(
             f"{folder} is no bundle of a model of pictures alone",
@@ -85,7 +82,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(data, dict) or set(data) != _KEYS:
         raise ModelError(f"{path} is damaged", found="wrong keys", fix="compile again")
     schema = data.pop("schema")
-    if not _is_count(schema) or schema != SCHEMA:
+    if not is_count(schema) or schema != SCHEMA:
         raise ModelError(
             f"{path} is of another version",
             found=f"schema {schema!r}"[:80],
@@ -99,11 +96,23 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**data)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def kind_of(folder: Path) -> str | None:
+    """What kind of bundle a folder holds, of whatever version; None for pictures, or no bundle."""
+    try:
+        data = read_json(folder / FILE)
+    except ModelError:
+        return None
+    kind = data.get("kind") if isinstance(data, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
-def _is_text(value: object) -> bool:
+def is_count(value: object, least: int = 0) -> bool:
+    """Whether it is a whole number that is large enough."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_text(value: object) -> bool:
+    """Whether it is text, and not empty."""
     return isinstance(value, str) and value != ""
 
 
@@ -113,7 +122,7 @@ def _is_signature(value: object) -> bool:
         isinstance(tensor, list)
         and len(tensor) == 2
         and isinstance(tensor[0], list)
-        and all(_is_count(size) for size in tensor[0])
+        and all(is_count(size) for size in tensor[0])
         and isinstance(tensor[1], str)
         and isinstance(getattr(torch, tensor[1], None), torch.dtype)
         for tensor in value.values()
@@ -122,15 +131,15 @@ def _is_signature(value: object) -> bool:
 
 _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
     {
-        "backend": _is_text,
-        "batch": lambda value: value is None or (_is_count(value) and value > 0),
+        "backend": is_text,
+        "batch": lambda value: value is None or (is_count(value) and value > 0),
         "inputs": lambda value: _is_signature(value) and len(value) > 0,
         "outputs": _is_signature,
         "preprocessing": lambda value: value is None or isinstance(value, dict),
-        "model": _is_text,
-        "weights": _is_text,
-        "macs_dense": _is_count,
-        "macs": _is_count,
+        "model": is_text,
+        "weights": is_text,
+        "macs_dense": is_count,
+        "macs": is_count,
     }
 )
 

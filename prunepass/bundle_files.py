@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from prunepass.errors import ModelError, PrunepassError, UsageError
 
@@ -113,6 +114,20 @@ def write_text(path: Path, text: str) -> None:
         raise UsageError(f"cannot write {path}", found=str(error), fix="another place") from error
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file of a bundle holds.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"cannot read {path}", found=str(error)[:200], fix="compile again"
+        ) from error
+
+
 def write_digests(folder: Path) -> None:
     """Writes SHA-256 of all files of a bundle into it, the last thing that is written there."""
     found = {name: digest(folder / name) for name in _files(folder)}
@@ -128,12 +143,9 @@ def check_digests(folder: Path) -> None:
         ModelError: A file is missing, changed, or was added.
     """
     path, again = folder / DIGESTS, "compile again"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder} is damaged", found=f"no {DIGESTS}", fix=again) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}", found=str(error)[:200], fix=again) from error
+    if not path.is_file():
+        raise ModelError(f"{folder} is damaged", found=f"no {DIGESTS}", fix=again)
+    told = read_json(path)
     if not isinstance(told, dict) or not all(isinstance(v, str) for v in told.values()):
         raise ModelError(f"{path} is damaged", found="no names with digests", fix=again)
     here = _files(folder)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunepass.bundle import Manifest, read_manifest, read_plan
+from prunepass.bundle import Manifest, kind_of, read_manifest, read_plan
 from prunepass.bundle_files import write_text
 from prunepass.errors import ModelError, PlanError
 from prunepass.plans import Plan
@@ -154,3 +154,18 @@ def test_a_plan_of_a_newer_schema(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="another schema") as caught:
         read_plan(tmp_path / "plan.json")
     assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('{"kind": "language"}', "language"),
+        ('{"kind": 3}', None),
+        ("{}", None),
+        ("[]", None),
+        ("{", None),
+    ],
+)
+def test_the_kind_of_a_bundle(tmp_path: Path, text: str, kind: str | None) -> None:
+    assert kind_of(put(tmp_path / "b", text)) == kind
+    assert kind_of(tmp_path / "none") is None

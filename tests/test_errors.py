@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from prunepass import errors
-from prunepass.errors import PrunepassError, UnsupportedGraph, nearest
+from prunepass.errors import PrunepassError, UnsupportedGraph, first_line, nearest
 
 CODES = {
     "PrunepassError": 1,
@@ -45,3 +45,10 @@ def test_nearest_comes_first() -> None:
     assert nearest("page-rnak", known).split(", ")[0] == "page-rank"
     assert sorted(nearest("zzz", known).split(", ")) == sorted(known)
     assert nearest("x", []) == ""
+
+
+def test_the_first_line_of_an_error_or_its_kind() -> None:
+    assert first_line(ValueError("\n one\ntwo")) == "one"
+    assert first_line(ValueError("one two"), most=3) == "one"
+    for silent in (AssertionError(), RuntimeError(" \n ")):
+        assert first_line(silent) == type(silent).__name__

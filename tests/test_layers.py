@@ -42,8 +42,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "backends": (6, _RUNNING | {"graph.edit", "graph.parts"}),
     "measure": (6, _RUNNING),
     "report": (7, {"errors", "plans", "records"}),
-    "bundle": (6, {"errors", "plans", "records"}),
-    "bundle_files": (6, {"errors"}),
+    "bundle_files": (5, {"errors"}),
+    "bundle": (6, {"bundle_files", "errors", "plans", "records"}),
     "doctor": (6, {"errors", "ops", "graph", "kernels"}),
     "engines": (7, _RUNNING | {"backends", "bundle", "bundle_files", "doctor", "specialise"}),
     # Planners that run drafts on pictures and engines on this machine.

@@ -14,7 +14,7 @@ import prunepass.kernels.sparse_linear
 import prunepass.ops.selective_scan
 import prunepass.ops.token_places  # noqa: F401
 from prunepass.backends.archives import check_program
-from prunepass.errors import BackendError
+from prunepass.errors import BackendError, first_line
 
 _FILE = "model.pt2"
 
@@ -81,5 +81,5 @@ def load_program(folder: Path) -> ExportedProgram:
         return torch.export.load(path)
     except Exception as error:
         raise BackendError(
-            f"cannot load {_FILE}", found=str(error).splitlines()[0][:200], fix="build it again"
+            f"cannot load {_FILE}", found=first_line(error, most=200), fix="build it again"
         ) from error

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from prunepass.agreement import TAKEN_APART, difference
 from prunepass.backends.eager import EagerEngine
-from prunepass.errors import UnsupportedGraph
+from prunepass.errors import UnsupportedGraph, first_line
 from prunepass.vlm.cache import Cache
 from prunepass.vlm.facts import Facts
 from prunepass.vlm.layout import Layout, Prompts, with_images
@@ -67,10 +67,9 @@ def example_of(model: nn.Module, pictures: Pictures, known: Facts, *, image_toke
         asked = _model_logits(model, whole[:, : len(tokens)], len(tokens), pictures, pixels)
         said = _model_logits(model, whole, len(tokens), pictures, pixels)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise UnsupportedGraph(
             f"{type(model).__name__} does not take a prompt of text and one picture",
-            found=f"{type(error).__name__}: {first[:200]}",
+            found=f"{type(error).__name__}: {first_line(error, most=200)}",
             fix="a model that reads image tokens in the places of a token of its own",
         ) from error
     return Example(
@@ -95,10 +94,9 @@ def what_tokens_see(model: nn.Module, pictures: Pictures, example: Example) -> S
         try:
             logits = language(embeds, *_prompt_inputs(example.prompt))[0][:, -1]
         except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
             raise UnsupportedGraph(
                 f"the decoder of {type(model).__name__} does not run by itself",
-                found=f"{type(error).__name__}: {first[:200]}",
+                found=f"{type(error).__name__}: {first_line(error, most=200)}",
                 fix="a decoder whose layers are attention with a cache of keys and values",
             ) from error
         found[sees] = difference(logits, example.logits)

@@ -15,7 +15,6 @@ from prunepass.analyse.token_positions import Refusal
 from prunepass.analyse.token_trace import TokenTrace, trace_tokens
 from prunepass.capturing import capture
 from prunepass.graph import meta
-from prunepass.graph.arguments import substitute
 from prunepass.graph.edit import open_module
 from prunepass.passes.reduce_tokens import draft
 from tests.conftest import Captured
@@ -281,10 +280,3 @@ def test_a_site_must_be_a_token_stream(captured: Captured) -> None:
     module = open_module(captured("class"))
     with pytest.raises(Refusal, match=r"\[B, T, C\]"):
         trace_tokens(module, next(n for n in module.graph.nodes if n.name == "conv2d"), prefix=1)
-
-
-def test_substitute_replaces_one_entry() -> None:
-    value = (1, [2, {"a": (3, 4)}])
-    assert substitute(value, (1, 1, "a", 0), 9) == (1, [2, {"a": (9, 4)}])
-    assert value == (1, [2, {"a": (3, 4)}])
-    assert substitute(value, (), 7) == 7
