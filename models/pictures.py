@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from prunepass.models.outlines import Floats, covered, outline, wave
 from torch import Tensor
 
 CLASSES = (
@@ -31,7 +32,6 @@ CLASSES = (
 )
 GENERATOR_VERSION = 1
 
-_Floats = NDArray[np.float32]
 _CHUNK = 16  # pictures drawn at once: larger chunks fall out of the processor's cache
 
 
@@ -55,7 +55,7 @@ def batch(indices: Iterable[int], *, size: int = 96) -> tuple[Tensor, Tensor]:
 
 def draw(
     indices: Iterable[int], *, size: int = 96
-) -> tuple[NDArray[np.uint8], _Floats, NDArray[np.int64]]:
+) -> tuple[NDArray[np.uint8], Floats, NDArray[np.int64]]:
     """Pixels [B, 3, S, S] (uint8), object coverage [B, S, S] (0..1) and class numbers [B].
 
     The coverage is the share of each pixel that the object takes; lines may run across it.
@@ -130,7 +130,7 @@ class _Draws:
         self._indices = indices
         self._next_slot = 1
 
-    def uniform(self, low: float, high: float, shape: tuple[int, ...] = ()) -> _Floats:
+    def uniform(self, low: float, high: float, shape: tuple[int, ...] = ()) -> Floats:
         """Numbers [B, *shape] between `low` and `high` (float32)."""
         count = int(np.prod(shape, dtype=np.int64))
         slots = np.arange(self._next_slot, self._next_slot + count, dtype=np.uint64)
@@ -141,7 +141,7 @@ class _Draws:
 
 def _draw_chunk(
     indices: NDArray[np.uint64], labels: NDArray[np.int64], size: int
-) -> tuple[NDArray[np.uint8], _Floats]:
+) -> tuple[NDArray[np.uint8], Floats]:
     """Pixels [B, 3, S, S] and object coverage [B, S, S] of a few pictures."""
     draws = _Draws(indices)
     centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
@@ -166,12 +166,12 @@ def _draw_chunk(
     return pixels, coverage
 
 
-def _background(draws: _Draws, light: _Floats, x: _Floats, y: _Floats, size: int) -> _Floats:
+def _background(draws: _Draws, light: Floats, x: Floats, y: Floats, size: int) -> Floats:
     """A gradient between two colours with soft noise on it, [B, 3, S, S]."""
     one, other = _tinted(draws, light + draws.uniform(-0.1, 0.1)), _tinted(draws, light)
     cos, sin = _direction(draws)
     along = (x - np.float32(0.5)) * cos + (y - np.float32(0.5)) * sin + np.float32(0.5)
-    image: _Floats = (
+    image: Floats = (
         one[:, :, None, None] + (other - one)[:, :, None, None] * np.clip(along, 0, 1)[:, None]
     )
     knots = 9
@@ -184,21 +184,21 @@ def _background(draws: _Draws, light: _Floats, x: _Floats, y: _Floats, size: int
     return image
 
 
-def _dots(draws: _Draws, x: _Floats, y: _Floats, size: int) -> _Floats:
+def _dots(draws: _Draws, x: Floats, y: Floats, size: int) -> Floats:
     """Coverage [B, S, S] of seven small dots."""
-    distance: _Floats | None = None
+    distance: Floats | None = None
     for _ in range(7):
         across, down = x - _column(draws.uniform(0, 1)), y - _column(draws.uniform(0, 1))
         radius = _column(draws.uniform(0.008, 0.03))
         dot = np.sqrt(across * across + down * down) - radius
         distance = dot if distance is None else np.minimum(distance, dot)
     assert distance is not None
-    return _covered(distance, np.float32(size))
+    return covered(distance, np.float32(size))
 
 
-def _lines(draws: _Draws, x: _Floats, y: _Floats, size: int, *, count: int) -> _Floats:
+def _lines(draws: _Draws, x: Floats, y: Floats, size: int, *, count: int) -> Floats:
     """Coverage [B, S, S] of `count` thin straight lines from edge to edge."""
-    distance: _Floats | None = None
+    distance: Floats | None = None
     for _ in range(count):
         cos, sin = _direction(draws)
         offset = _column(draws.uniform(-0.5, 0.5))
@@ -206,12 +206,12 @@ def _lines(draws: _Draws, x: _Floats, y: _Floats, size: int, *, count: int) -> _
         line = line - _column(draws.uniform(0.003, 0.009))
         distance = line if distance is None else np.minimum(distance, line)
     assert distance is not None
-    return _covered(distance, np.float32(size))
+    return covered(distance, np.float32(size))
 
 
 def _object(
-    draws: _Draws, labels: NDArray[np.int64], x: _Floats, y: _Floats, size: int
-) -> tuple[_Floats, _Floats]:
+    draws: _Draws, labels: NDArray[np.int64], x: Floats, y: Floats, size: int
+) -> tuple[Floats, Floats]:
     """Coverage [B, S, S] of the object, and the share [B, S, S] of its second colour."""
     radius = _column(draws.uniform(0.15, 0.25))
     room = 1 - 2 * radius
@@ -230,93 +230,42 @@ def _object(
     for label in np.unique(labels):
         rows = labels == label
         name = CLASSES[label]
-        distance[rows] = _outline(name.split("_")[-1] if "ed_" in name else name, u[rows], v[rows])
+        distance[rows] = outline(name.split("_")[-1] if "ed_" in name else name, u[rows], v[rows])
         if "ed_" in name:
             sharp = scale[rows] * period[rows]
-            bands = _wave(u[rows] / period[rows] + phase_x[rows], sharp)
+            bands = wave(u[rows] / period[rows] + phase_x[rows], sharp)
             if name.startswith("checkered"):
-                bands = bands * _wave(v[rows] / period[rows] + phase_y[rows], sharp)
+                bands = bands * wave(v[rows] / period[rows] + phase_y[rows], sharp)
             texture[rows] = np.float32(0.5) + np.float32(0.5) * bands
-    return _covered(distance, scale), texture
+    return covered(distance, scale), texture
 
 
-def _outline(shape: str, u: _Floats, v: _Floats) -> _Floats:
-    """Distance [B, S, S] to the shape's edge, negative inside; the shape fills a unit circle."""
-    f = np.float32
-    edge: _Floats
-    match shape:
-        case "disc":
-            return np.sqrt(u * u + v * v) - f(0.9)
-        case "ring":
-            return np.abs(np.sqrt(u * u + v * v) - f(0.7)) - f(0.2)
-        case "half_disc":
-            u = u + f(0.4)
-            return np.maximum(np.sqrt(u * u + v * v) - f(0.98), -u)
-        case "crescent":
-            bite = u - f(0.5)
-            outer, inner = np.sqrt(u * u + v * v), np.sqrt(bite * bite + v * v)
-            edge = np.maximum(outer - f(0.95), f(0.8) - inner)
-            return edge
-        case "triangle":
-            slope = np.abs(v) * f(0.8660254)
-            edge = np.maximum(-u, u * f(0.5) + slope)
-            return edge - f(0.5)
-        case "square":
-            return np.maximum(np.abs(u), np.abs(v)) - f(0.75)
-        case "cross":
-            long, wide = np.abs(u), np.abs(v)
-            return np.maximum(np.maximum(long, wide) - f(0.95), np.minimum(long, wide) - f(0.27))
-        case "star":
-            # A pentagram is what lies inside at least four of its five lines.
-            angles = [2 * np.pi * k / 5 for k in range(5)]
-            lines = [u * f(np.cos(a)) + v * f(np.sin(a)) - f(0.309017) for a in angles]
-            top, second = np.maximum(lines[0], lines[1]), np.minimum(lines[0], lines[1])
-            for line in lines[2:]:
-                second = np.maximum(second, np.minimum(top, line))
-                top = np.maximum(top, line)
-            return second
-    raise ValueError(f"unknown shape {shape!r}")
-
-
-def _wave(turns: _Floats, sharp: _Floats) -> _Floats:
-    """A square wave of -1 and 1 with period 1 in `turns`; `sharp` is the period in pixels."""
-    ramp = np.abs(turns - np.floor(turns) - np.float32(0.5)) - np.float32(0.25)
-    wave: _Floats = np.clip(ramp * sharp * 2, -1, 1)
-    return wave
-
-
-def _covered(distance: _Floats, pixels_per_unit: _Floats | np.float32) -> _Floats:
-    """The share of each pixel inside an edge at `distance`, 0..1."""
-    covered: _Floats = np.clip(np.float32(0.5) - distance * pixels_per_unit, 0, 1)
-    return covered
-
-
-def _direction(draws: _Draws, *, most: float = np.pi) -> tuple[_Floats, _Floats]:
+def _direction(draws: _Draws, *, most: float = np.pi) -> tuple[Floats, Floats]:
     """Cosine and sine [B, 1, 1] of a random angle between -`most` and `most` radians."""
     angle = draws.uniform(-1, 1).astype(np.float64) * most
     return _column(np.cos(angle).astype(np.float32)), _column(np.sin(angle).astype(np.float32))
 
 
-def _sign(draws: _Draws) -> _Floats:
+def _sign(draws: _Draws) -> Floats:
     """Minus one or one, [B]."""
     return np.where(draws.uniform(0, 1) < 0.5, -1, 1).astype(np.float32)
 
 
-def _colour(draws: _Draws, light: _Floats, low: float, high: float) -> _Floats:
+def _colour(draws: _Draws, light: Floats, low: float, high: float) -> Floats:
     """Colours [B, 3] whose lightness differs from `light` by `low` to `high`, up or down."""
     away = _sign(draws)
     return _tinted(draws, light + away * draws.uniform(low, high))
 
 
-def _tinted(draws: _Draws, light: _Floats) -> _Floats:
+def _tinted(draws: _Draws, light: Floats) -> Floats:
     """Colours [B, 3] around the lightness `light` [B]."""
     return light[:, None] + draws.uniform(-0.15, 0.15, (3,))
 
 
-def _blend(image: _Floats, coverage: _Floats, colour: _Floats) -> None:
+def _blend(image: Floats, coverage: Floats, colour: Floats) -> None:
     """Paints `colour` [B, 3] over `image` [B, 3, S, S] where `coverage` [B, S, S] says so."""
     image += coverage[:, None] * (colour[:, :, None, None] - image)
 
 
-def _column(values: _Floats) -> _Floats:
+def _column(values: Floats) -> Floats:
     return values[:, None, None]

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from prunepass.apply import apply_plan
     from prunepass.calibrate import Batch
     from prunepass.capturing import capture
-    from prunepass.compiler import Compiled, build, compile
+    from prunepass.compiler import Compiled, compile
     from prunepass.doctor.findings import Finding, examine
+    from prunepass.engines import build
     from prunepass.errors import PrunepassError
     from prunepass.importance.scores import LayerScores, layer_scores
     from prunepass.kernels.sparse_linear import sparse_linear
@@ -71,7 +72,7 @@ _HOMES = {
     "Sites": "records",
     "Step": "plans",
     "apply_plan": "apply",
-    "build": "compiler",
+    "build": "engines",
     "capture": "capturing",
     "compile": "compiler",
     "counts": "analyse.counting",

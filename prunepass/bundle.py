@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,13 +11,14 @@ from typing import Any
 
 import torch
 
-from prunepass.errors import ModelError, PrunepassError, UsageError
+from prunepass.bundle_files import read_json
+from prunepass.errors import ModelError
 from prunepass.plans import Plan
 
 SCHEMA = 1
-DIGESTS = "digests.json"
-_LITTLE = 1 << 20
-"""Bytes below which a disk counts as full."""
+FILE = "bundle.json"
+PROGRAM = "program"
+"""Folder of a bundle with its programs, as PyTorch saves them."""
 _KEYS = {"schema", "backend", "batch", "inputs", "outputs", "preprocessing", "model", "weights",
          "macs_dense", "macs"}  # fmt: skip
 
@@ -64,107 +59,20 @@ class Manifest:
         return self.macs / self.macs_dense if self.macs_dense else 1.0
 
 
-@contextlib.contextmanager
-def written(folder: Path, *, force: bool = False) -> Iterator[Path]:
-    """A scratch folder beside `folder` that takes its place when the block ends well.
-
-    Whatever goes wrong inside, a full disk or a kill included, leaves no half bundle: the folder of
-    before, if there was one, stays until the new one is complete.
-
-    Raises:
-        UsageError: The folder exists and `force` is not set, or it cannot be written.
-    """
-    check_free(folder, force=force)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {folder}", found=str(error), fix="another folder"
-        ) from error
-    try:
-        with writing(folder):
-            yield scratch
-            os.chmod(scratch, 0o755)
-            # Somebody else may have written there while this block ran.
-            check_free(folder, force=force)
-            _put(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """A stretch that writes into `folder`; what the disk refuses is told in one way.
-
-    Raises:
-        UsageError: The disk is full, or the folder cannot be written.
-    """
-    try:
-        yield
-    except Exception as error:
-        # Libraries tell of a full disk in their own ways, mostly not as an OSError.
-        full = shutil.disk_usage(folder.parent).free < _LITTLE
-        if not full and (isinstance(error, PrunepassError) or not isinstance(error, OSError)):
-            raise
-        raise UsageError(
-            f"cannot write {folder}",
-            found="the disk is full" if full else str(error),
-            fix="free space, or another folder",
-        ) from error
-
-
-def _put(scratch: Path, folder: Path) -> None:
-    """Renames `scratch` to `folder`; what was there is gone afterwards, or back if that failed."""
-    if not folder.exists():
-        scratch.rename(folder)
-        return
-    old = scratch.with_name(f"{scratch.name}.old")
-    folder.rename(old)
-    try:
-        scratch.rename(folder)
-    except BaseException:
-        if not folder.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def check_free(folder: Path, *, force: bool) -> None:
-    """Raises UsageError if a folder exists and may not be replaced."""
-    if not folder.exists():
-        return
-    if not force:
-        raise UsageError(
-            f"{folder} exists", found="a folder or file of that name", fix="--force replaces it"
-        )
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "bundle.json").is_file()):
-        raise UsageError(
-            f"{folder} is not a bundle, so it is not replaced",
-            found="no bundle.json in it",
-            fix="another folder",
-        )
-
-
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle.
 
     Raises:
         ModelError: The folder is no bundle, or one of another version.
     """
-    path = folder / "bundle.json"
+    path = folder / FILE
     if not folder.is_dir() or not path.is_file():
         raise ModelError(
             f"{folder} is not a bundle",
             found="no bundle.json" if folder.is_dir() else "no such folder",
             fix="`prunepass compile MODEL -o DIR` makes one",
         )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"cannot read {path}", found=str(error)[:200], fix="compile again"
-        ) from error
+    data = read_json(path)
     if isinstance(data, dict) and "kind" in data:
         raise ModelError(
             f"{folder} is no bundle of a model of pictures alone",
@@ -174,7 +82,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(data, dict) or set(data) != _KEYS:
         raise ModelError(f"{path} is damaged", found="wrong keys", fix="compile again")
     schema = data.pop("schema")
-    if not _is_count(schema) or schema != SCHEMA:
+    if not is_count(schema) or schema != SCHEMA:
         raise ModelError(
             f"{path} is of another version",
             found=f"schema {schema!r}"[:80],
@@ -188,11 +96,23 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**data)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def kind_of(folder: Path) -> str | None:
+    """What kind of bundle a folder holds, of whatever version; None for pictures, or no bundle."""
+    try:
+        data = read_json(folder / FILE)
+    except ModelError:
+        return None
+    kind = data.get("kind") if isinstance(data, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
-def _is_text(value: object) -> bool:
+def is_count(value: object, least: int = 0) -> bool:
+    """Whether it is a whole number that is large enough."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_text(value: object) -> bool:
+    """Whether it is text, and not empty."""
     return isinstance(value, str) and value != ""
 
 
@@ -202,7 +122,7 @@ def _is_signature(value: object) -> bool:
         isinstance(tensor, list)
         and len(tensor) == 2
         and isinstance(tensor[0], list)
-        and all(_is_count(size) for size in tensor[0])
+        and all(is_count(size) for size in tensor[0])
         and isinstance(tensor[1], str)
         and isinstance(getattr(torch, tensor[1], None), torch.dtype)
         for tensor in value.values()
@@ -211,15 +131,15 @@ def _is_signature(value: object) -> bool:
 
 _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
     {
-        "backend": _is_text,
-        "batch": lambda value: value is None or (_is_count(value) and value > 0),
+        "backend": is_text,
+        "batch": lambda value: value is None or (is_count(value) and value > 0),
         "inputs": lambda value: _is_signature(value) and len(value) > 0,
         "outputs": _is_signature,
         "preprocessing": lambda value: value is None or isinstance(value, dict),
-        "model": _is_text,
-        "weights": _is_text,
-        "macs_dense": _is_count,
-        "macs": _is_count,
+        "model": is_text,
+        "weights": is_text,
+        "macs_dense": is_count,
+        "macs": is_count,
     }
 )
 
@@ -240,76 +160,3 @@ def read_plan(path: Path) -> Plan:
             fix="--plan with a file that `prunepass plan` wrote",
         ) from error
     return Plan.from_json(text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file beside its place, then renames it, so that it is never half there."""
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise UsageError(f"cannot write {path}", found=str(error), fix="another place") from error
-
-
-def write_digests(folder: Path) -> None:
-    """Writes SHA-256 of all files of a bundle into it, the last thing that is written there."""
-    found = {name: digest(folder / name) for name in _files(folder)}
-    write_text(folder / DIGESTS, json.dumps(found, indent=2))
-
-
-def check_digests(folder: Path) -> None:
-    """Nothing, if a bundle holds the files that were written and no others.
-
-    This tells damage and exchanged files; who can write a whole bundle can write its digests too.
-
-    Raises:
-        ModelError: A file is missing, changed, or was added.
-    """
-    path, again = folder / DIGESTS, "compile again"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder} is damaged", found=f"no {DIGESTS}", fix=again) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}", found=str(error)[:200], fix=again) from error
-    if not isinstance(told, dict) or not all(isinstance(v, str) for v in told.values()):
-        raise ModelError(f"{path} is damaged", found="no names with digests", fix=again)
-    here = _files(folder)
-    for what, names in (("missing", set(told) - set(here)), ("added", set(here) - set(told))):
-        if names:
-            found = f"{what}: {', '.join(sorted(names))}"[:200]
-            raise ModelError(f"{folder} is damaged", found=found, fix=again)
-    for name in here:
-        if digest(folder / name) != told[name]:
-            raise ModelError(
-                f"{folder} is damaged", found=f"{name} is not what was written", fix=again
-            )
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
-
-
-def _files(folder: Path) -> list[str]:
-    """Names of what a bundle holds besides its digests; what a file manager leaves is not its own.
-
-    A link to a folder counts as a file, which no bundle has: what lies behind it is not followed.
-    """
-    names = (
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    )
-    return sorted(name for name in names if name != DIGESTS and not re.search(r"(^|/)\.", name))
-
-
-Progress = Callable[[str, int, int], None]
-"""Told what is going on, how much of it is done, and how much there is."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from prunepass.errors import ModelError
+from prunepass.errors import ModelError, first_line
 
 Watch = Callable[[Tensor], Tensor | None]
 """Given the value of a node; what it returns takes its place, None leaves it."""
@@ -92,10 +92,9 @@ def run(module: GraphModule, batch: Batch, watches: Mapping[Node, Watch] | None 
             return Watched(module, watches).run(*inputs)
         return module(*inputs)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise ModelError(
             "the model does not run on the calibration data",
-            found=f"inputs {[list(x.shape) for x in inputs]}: {first[:200]}",
+            found=f"inputs {[list(x.shape) for x in inputs]}: {first_line(error, most=200)}",
             fix="data of the kind and size the model takes",
         ) from error
 

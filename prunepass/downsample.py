@@ -12,11 +12,13 @@ from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
 from prunepass.backends.protocol import Backend
 from prunepass.capturing import capture
-from prunepass.compiler import Clock, Compiled, assemble, available
+from prunepass.compiler import Compiled, assemble
+from prunepass.engines import available
 from prunepass.errors import PlanError
 from prunepass.planners.methods import DOWNSAMPLE
 from prunepass.plans import Plan, check_keep
 from prunepass.sources.model import LoadedModel
+from prunepass.stages import Clock
 
 
 class Downsampled(nn.Module):

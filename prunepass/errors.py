@@ -101,3 +101,13 @@ def looked_up(
             fix=f"one of {nearest(name, table)}",
         )
     return table[name]
+
+
+def first_line(error: BaseException, *, most: int = 300) -> str:
+    """The first line of what an error of a library says, or its kind where it says nothing.
+
+    Args:
+        error: The error.
+        most: Letters of it.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

@@ -16,7 +16,7 @@ from prunepass.analyse.blocks import Block
 from prunepass.calibrate import Batch, Watch, run
 from prunepass.errors import PlanError
 from prunepass.importance.subject import subject
-from prunepass.planners.allocation import allocate
+from prunepass.planners.proportional_allocation import allocate_by_score
 from prunepass.rules.wanda import wanda_kept
 
 MORE = 0.1
@@ -84,7 +84,7 @@ def sparsify_weights(
     given = [1.0 if scores is None else float(scores[b.site]) for b in opened.blocks]
     given = given if scores is not None else [float(size) for size in sizes]
     limit = min(1.0, sparsity + MORE) if most is None else most
-    kept = allocate(given, sizes, sparsity=sparsity, most=limit)
+    kept = allocate_by_score(given, sizes, sparsity=sparsity, most=limit)
     by_block, zeros = {}, 0
     for block, keep, size in zip(opened.blocks, kept, sizes, strict=True):
         gone = _prune(opened.module, opened.weights, block, batches, 1 - keep / size)

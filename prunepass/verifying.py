@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from prunepass.agreement import ENGINE, largest_difference, random_inputs
 from prunepass.analyse.sites import fingerprint
 from prunepass.backends.eager import EagerEngine, load_program
 from prunepass.backends.protocol import Backend, Engine
@@ -25,8 +26,9 @@ from prunepass.backends.table import BACKENDS
 from prunepass.backends.table import backend as find_backend
 from prunepass.backends.tensorrt import TensorRTBackend, missing
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
-from prunepass.bundle import check_digests, read_manifest, read_plan
-from prunepass.compiler import AGREEMENT, PROGRAM
+from prunepass.bundle import PROGRAM, read_manifest, read_plan
+from prunepass.bundle_files import check_digests
+from prunepass.engines import tolerance
 from prunepass.errors import ModelError, PlanError, PrunepassError
 from prunepass.graph import meta
 from prunepass.graph.edit import seal
@@ -93,7 +95,7 @@ def verify(
         inputs = _inputs(program, manifest.batch, pictures if _fits(program, pictures) else None)
         if manifest.batch is not None:
             program = specialise(program, batch=manifest.batch)
-        told = _run(EagerEngine(program.module(check_guards=False)), inputs)
+        told = _run(EagerEngine.of(program), inputs)
         number = len(told) - chooses
         for name in chosen:
             if on_stage is not None:
@@ -111,7 +113,7 @@ def _compared(
     """A row with what its backend says, or with why it says nothing."""
     backend, own = find_backend(row.backend), row.engine == "bundle"
     said: Sequence[Tensor] | None = None
-    limit, kept = AGREEMENT, told[outputs:]
+    limit, kept = ENGINE.of(told), told[outputs:]
     try:
         if own and row.backend == "tensorrt":
             backend = TensorRTBackend.of(bundle / row.part)
@@ -123,7 +125,7 @@ def _compared(
             if isinstance(engine, UnbuiltEngine):
                 return replace(row, why=engine.why)
             said = _run(engine, inputs)
-            limit = max(limit, getattr(engine, "tolerance", 0.0))
+            limit = max(limit, tolerance(engine))
         if not own or (len(kept) and row.backend != "eager"):
             found = _built_and_run(backend, program, inputs)
             if isinstance(found, str):
@@ -134,8 +136,8 @@ def _compared(
     assert said is not None
     shares = [float((a == b).float().mean()) for a, b in zip(kept, told[outputs:], strict=True)]
     share = min(shares) if shares else None
-    worst = _difference(said, told[:outputs])
-    enough = 1.0 if limit <= AGREEMENT else _HALF_KEPT
+    worst = largest_difference(said, told[:outputs])
+    enough = 1.0 if limit <= ENGINE.single else _HALF_KEPT
     same = worst <= limit and (share is None or share >= enough)
     return replace(row, difference=worst, kept=share, same=same)
 
@@ -153,18 +155,6 @@ def _built_and_run(
 
 def _run(engine: Engine, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return [x.detach().cpu() for x in engine(*inputs)]
-
-
-def _difference(said: Sequence[Tensor], told: Sequence[Tensor]) -> float:
-    """The largest relative difference; infinite where shapes differ or a number is none."""
-    if [x.shape for x in said] != [x.shape for x in told]:
-        return float("inf")
-    worst = 0.0
-    for found, want in zip(said, told, strict=True):
-        scale = want.double().abs().max().clamp_min(1e-12)
-        gap = float((found.double() - want.double()).abs().max() / scale)
-        worst = max(worst, gap if gap == gap else float("inf"))
-    return worst
 
 
 def _program(bundle: Path, part: str, *, eager: bool) -> tuple[ExportedProgram, int]:
@@ -231,11 +221,4 @@ def _inputs(
     size = batch or (4 if pictures is None else len(pictures))
     if pictures is not None and len(pictures) >= size:
         return (pictures[:size],)
-    generator = torch.Generator().manual_seed(0)
-    args, _ = program.example_inputs
-    return tuple(
-        torch.randn(size, *x.shape[1:], generator=generator).to(x.dtype)
-        if x.is_floating_point()
-        else x[:1].expand(size, *x.shape[1:]).contiguous()
-        for x in args
-    )
+    return random_inputs(program.example_inputs[0], seed=0, batch=size)

@@ -13,7 +13,7 @@ import pytest
 from prunepass.models.pictures import write_folder
 
 from prunepass.__main__ import main
-from prunepass.bundle import write_digests
+from prunepass.bundle_files import write_digests
 from prunepass.planners.image_methods import IMAGE_METHODS
 from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, METHODS
 from prunepass.rules.table import RULES

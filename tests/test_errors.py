@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from prunepass import errors
-from prunepass.errors import PrunepassError, UnsupportedGraph, nearest
+from prunepass.errors import PrunepassError, UnsupportedGraph, first_line, nearest
 
 CODES = {
     "PrunepassError": 1,
@@ -48,3 +48,10 @@ def test_nearest_comes_first() -> None:
     # What begins like it is meant sooner than what is as short.
     long = ["deit_tiny_patch16_224", "davit_tiny", "nest_tiny"]
     assert nearest("deit_tinny", long).split(", ")[0] == "deit_tiny_patch16_224"
+
+
+def test_the_first_line_of_an_error_or_its_kind() -> None:
+    assert first_line(ValueError("\n one\ntwo")) == "one"
+    assert first_line(ValueError("one two"), most=3) == "one"
+    for silent in (AssertionError(), RuntimeError(" \n ")):
+        assert first_line(silent) == type(silent).__name__

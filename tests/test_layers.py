@@ -13,10 +13,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Room -> (rank, what of prunepass it may import besides its own folder).
 _ANALYSIS = {"errors", "ops", "plans", "records", "rules", "graph", "analyse", "kernels"}
-_RUNNING = {"errors", "ops", "records", "graph.meta", "kernels", "user_cache"}
+_RUNNING = {"agreement", "errors", "ops", "records", "graph.meta", "kernels", "user_cache"}
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "errors": (0, set()),
     "progress": (0, set()),
+    "stages": (0, set()),
+    "agreement": (0, set()),
     "terminal": (1, {"progress"}),
     "html": (1, set()),
     "user_cache": (0, set()),
@@ -40,8 +42,10 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "backends": (6, _RUNNING | {"graph.edit", "graph.parts"}),
     "measure": (6, _RUNNING),
     "report": (7, {"errors", "plans", "records"}),
-    "bundle": (7, {"errors", "plans", "records"}),
-    "doctor": (7, {"errors", "ops", "graph", "kernels"}),
+    "bundle_files": (5, {"errors"}),
+    "bundle": (6, {"bundle_files", "errors", "plans", "records"}),
+    "doctor": (6, {"errors", "ops", "graph", "kernels"}),
+    "engines": (7, _RUNNING | {"backends", "bundle", "bundle_files", "doctor", "specialise"}),
     # Planners that run drafts on pictures and engines on this machine.
     "search": (
         7,

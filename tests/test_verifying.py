@@ -12,7 +12,7 @@ import torch
 import prunepass
 from prunepass.__main__ import main
 from prunepass.backends.tensorrt import TensorRTBackend, missing
-from prunepass.bundle import write_digests
+from prunepass.bundle_files import write_digests
 from prunepass.errors import ModelError, PlanError, UsageError
 from prunepass.plans import Plan
 from prunepass.verifying import telling, verify
@@ -47,6 +47,16 @@ def test_engines_say_and_keep_what_the_program_does(
         assert row["difference"] < 1e-4
         assert row["kept"] == (1.0 if row["part"] == "compressed" else None)
         assert row["engine"] == ("bundle" if row["backend"] == "onnx" else "built")
+
+
+def test_a_model_in_half_precision_is_held_to_half_precision(tmp_path: Path) -> None:
+    prunepass.compile(
+        tiny("class").half(), (images(2, dtype=torch.float16),), method="tome", flops=0.75,
+        folder=tmp_path / "b", name="tiny",
+    )  # fmt: skip
+    rows = verify(tmp_path / "b", backends=("onnx",))
+    assert [row.same for row in rows] == [True, True]
+    assert max(row.difference or 0.0 for row in rows) > 1e-4
 
 
 def test_an_engine_that_says_something_else_is_told(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from prunepass.language.programs import capture
-from prunepass.planners.input_shares import step_inputs
+from prunepass.planners.decoder_texts import step_inputs
 
 FAMILIES = {
     "llama": ("LlamaConfig", "LlamaForCausalLM"),

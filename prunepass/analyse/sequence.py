@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
 from prunepass.analyse.token_positions import Axes
@@ -96,6 +97,14 @@ def hoist(graph: Graph, source: Node) -> None:
         moving = moving or node is first
         if moving and node not in after and node.op not in ("output", "placeholder"):
             first.prepend(node)
+
+
+def hoist_in_layers(program: ExportedProgram) -> None:
+    """Moves what enters a layer besides the one before in front of all it does, in each layer."""
+    for label, node in meta.labelled(program.graph).items():
+        if label.endswith("].output:output"):
+            hoist(program.graph, node)
+    program.graph_module.recompile()
 
 
 def between(graph: Graph, source: Node, ends: list[Node]) -> list[Node]:

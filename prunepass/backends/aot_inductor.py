@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 import prunepass.kernels.sparse_linear  # noqa: F401  (operators a package may call)
 from prunepass.backends.archives import check_archive
-from prunepass.errors import BackendError
+from prunepass.errors import BackendError, first_line
 from prunepass.graph.edit import open_module, seal
 from prunepass.ops.selective_scan import SCAN, scan_loop
 from prunepass.ops.token_places import (
@@ -80,7 +80,7 @@ class AotInductorBackend:
         except Exception as error:
             raise BackendError(
                 "AOTInductor could not compile the program",
-                found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+                found=f"{type(error).__name__}: {first_line(error)}",
                 fix="--backend onnx",
             ) from error
         return self.load(folder)
@@ -98,7 +98,7 @@ class AotInductorBackend:
         except Exception as error:
             raise BackendError(
                 f"cannot load {_FILE}",
-                found=str(error).strip().splitlines()[0][:300],
+                found=first_line(error),
                 fix="build it again on this machine",
             ) from error
 

@@ -14,7 +14,7 @@ import prunepass.kernels.sparse_linear
 import prunepass.ops.selective_scan
 import prunepass.ops.token_places  # noqa: F401
 from prunepass.backends.archives import check_program
-from prunepass.errors import BackendError
+from prunepass.errors import BackendError, first_line
 
 _FILE = "model.pt2"
 
@@ -25,6 +25,11 @@ class EagerEngine:
 
     module: torch.nn.Module
     path: Path | None = None
+
+    @classmethod
+    def of(cls, program: ExportedProgram, path: Path | None = None) -> EagerEngine:
+        """A program as an engine."""
+        return cls(program.module(check_guards=False), path)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
@@ -53,8 +58,7 @@ class EagerBackend:
         Raises:
             BackendError: The file is missing, damaged, or would unpickle more than tensors.
         """
-        program = load_program(folder)
-        return EagerEngine(program.module(check_guards=False), folder / _FILE)
+        return EagerEngine.of(load_program(folder), folder / _FILE)
 
 
 def save_program(program: ExportedProgram, folder: Path) -> None:
@@ -77,5 +81,5 @@ def load_program(folder: Path) -> ExportedProgram:
         return torch.export.load(path)
     except Exception as error:
         raise BackendError(
-            f"cannot load {_FILE}", found=str(error).splitlines()[0][:200], fix="build it again"
+            f"cannot load {_FILE}", found=first_line(error, most=200), fix="build it again"
         ) from error

@@ -15,7 +15,7 @@ from prunepass.backends.onnx_export import export
 from prunepass.backends.onnx_legal import Target
 from prunepass.backends.onnx_operator import add_operators, register_operator
 from prunepass.backends.onnx_precision import Half
-from prunepass.errors import BackendError, PrunepassError
+from prunepass.errors import BackendError, PrunepassError, first_line
 
 _FILE = "model.onnx"
 _SINGLE_FILE = 256 * 2**20
@@ -113,7 +113,7 @@ class OnnxBackend:
         except Exception as error:
             raise BackendError(
                 "torch.onnx could not export the program",
-                found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+                found=f"{type(error).__name__}: {first_line(error)}",
                 fix="another opset, or --backend aot_inductor",
             ) from error
 
@@ -176,7 +176,7 @@ class OnnxBackend:
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime refuses {path.name}",
-                found=str(error).strip().splitlines()[0][:300],
+                found=first_line(error),
                 fix="build the engine again",
             ) from error
 

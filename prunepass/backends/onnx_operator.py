@@ -16,7 +16,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from prunepass.errors import BackendError
+from prunepass.errors import BackendError, first_line
 from prunepass.kernels.native import FOR_ONNX, compiled
 from prunepass.kernels.sparse_linear import GATED_LINEAR
 from prunepass.ops.selective_scan import SCAN
@@ -81,7 +81,7 @@ def register_operator(options: Any, folder: Path) -> None:
     except Exception as error:
         raise BackendError(
             f"cannot load {FILE}",
-            found=str(error).strip().splitlines()[0][:300],
+            found=first_line(error),
             fix="build the bundle again on this machine; scans alone also run without the file",
         ) from error
 

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from prunepass.agreement import ENGINE, largest_difference, random_inputs
 from prunepass.backends import tensorrt_command
+from prunepass.backends.eager import EagerEngine
 from prunepass.backends.onnx import OnnxBackend, OnnxEngine, not_installed
 from prunepass.backends.protocol import Engine
 from prunepass.backends.tensorrt_build import build_plan, build_plan_by_torch
@@ -30,7 +32,7 @@ from prunepass.errors import BackendError, UsageError
 
 MODEL, PLAN, RECORD, GOLDEN = "model.onnx", "model.plan", "engine.json", "golden.safetensors"
 SCHEMA = 1
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
+TOLERANCE = {"fp32": ENGINE.single, "fp16": ENGINE.half, "bf16": 5e-2}
 """Largest relative difference of outputs that a precision explains."""
 _log = logging.getLogger("prunepass")
 
@@ -193,14 +195,7 @@ def check_golden(engine: Engine, path: Path, tolerance: float) -> float:
         ) from error
     inputs = [stored[name] for name in sorted(stored) if name.startswith("input")]
     wanted = [stored[name] for name in sorted(stored) if name.startswith("output")]
-    worst = 0.0
-    for got, want in zip(engine(*inputs), wanted, strict=True):
-        if got.shape != want.shape:
-            worst = float("inf")
-            continue
-        scale = want.double().abs().max().clamp_min(1e-12)
-        gap = float((got.cpu().double() - want.double()).abs().max() / scale)
-        worst = max(worst, gap if gap == gap else float("inf"))
+    worst = largest_difference(engine(*inputs), wanted)
     if not worst <= tolerance:
         raise BackendError(
             "the engine says something else than its model",
@@ -214,15 +209,8 @@ def _write_golden(program: ExportedProgram, folder: Path) -> None:
     """Inputs and outputs of a program, for engines that are built later and elsewhere."""
     from safetensors.torch import save_file
 
-    generator = torch.Generator().manual_seed(1)
-    args, _ = program.example_inputs
-    inputs = [
-        torch.randn(x.shape, generator=generator).to(x.dtype) if x.is_floating_point() else x
-        for x in args
-    ]
-    with torch.no_grad():
-        found = program.module(check_guards=False)(*inputs)
-    outputs = found if isinstance(found, (tuple, list)) else (found,)
+    inputs = random_inputs(program.example_inputs[0], seed=1)
+    outputs = EagerEngine.of(program)(*inputs)
     named: dict[str, Tensor] = {}
     for kind, tensors in (("input", inputs), ("output", outputs)):
         named |= {f"{kind}_{i:03}": x.detach().contiguous().clone() for i, x in enumerate(tensors)}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunepass.backends.protocol import Engine
 from prunepass.bundle import Manifest
-from prunepass.compiler import load_engines
+from prunepass.engines import load_engines
 from prunepass.errors import UsageError
 from prunepass.language.bench import CACHED, decoding_inputs
 from prunepass.language.generate import load as load_language

@@ -12,7 +12,8 @@ from prunepass.backends.protocol import Backend
 from prunepass.backends.tensorrt import TensorRTBackend
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
 from prunepass.backends.tensorrt_settings import TensorRTSettings
-from prunepass.bundle import check_free, read_plan
+from prunepass.bundle import read_plan
+from prunepass.bundle_files import check_free
 from prunepass.capturing import capture
 from prunepass.commands.planning import check_together, made_plan
 from prunepass.commands.request import (
@@ -23,8 +24,7 @@ from prunepass.commands.request import (
     plans_layers,
     shares_of,
 )
-from prunepass.commands.words import blocks, model_arguments, planning_arguments
-from prunepass.compiler import check_batch
+from prunepass.commands.words import batch_size, blocks, model_arguments, planning_arguments
 from prunepass.compiler import compile as compile_model
 from prunepass.downsample import downsample
 from prunepass.errors import UsageError
@@ -104,7 +104,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
             found=", ".join("--" + n.replace("_", "-") for n in texts),
             fix="--method and --flops say what is reduced",
         )
-    folder, batch = Path(words.output), check_batch(words.batch)
+    folder, batch = Path(words.output), batch_size(words.batch)
     check_free(folder, force=words.force)
     given = None
     if words.plan is not None:

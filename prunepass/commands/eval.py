@@ -9,7 +9,7 @@ from typing import Any
 
 from prunepass.commands.request import Say
 from prunepass.commands.words import triple
-from prunepass.compiler import load_engines
+from prunepass.engines import load_engines
 from prunepass.errors import UsageError
 from prunepass.measure.fidelity import fidelity
 from prunepass.sources.pictures import NO_LABEL, find_pictures

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from prunepass.bundle import write_text
+from prunepass.bundle_files import write_text
 from prunepass.capturing import capture
 from prunepass.commands.planning import scored
 from prunepass.commands.request import Say, labelled_batches, load

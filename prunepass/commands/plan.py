@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from prunepass.bundle import write_text
+from prunepass.bundle_files import write_text
 from prunepass.capturing import capture
 from prunepass.commands.planning import check_together, made_plan
 from prunepass.commands.request import Say, check_request, load

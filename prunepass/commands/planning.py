@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from prunepass.calibrate import Batch
 from prunepass.commands.request import Say, labelled_batches, options_of, shares_of
-from prunepass.compiler import check_batch
+from prunepass.commands.words import batch_size
 from prunepass.errors import UsageError
 from prunepass.importance.scores import LayerScores, layer_scores
 from prunepass.planners.budget import plan as make_plan
@@ -129,7 +129,7 @@ def target_plan(words: Namespace, loaded: LoadedModel, program: ExportedProgram,
     images, labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     memory = Path(words.output).with_name(f"{Path(words.output).name}.search.jsonl")
     memory.parent.mkdir(parents=True, exist_ok=True)
-    batch = check_batch(getattr(words, "batch", "dynamic"))
+    batch = batch_size(getattr(words, "batch", "dynamic"))
     with say.bar("trials", None) as advance:
         made = plan_for(
             program, images, target=words.target, floor=words.floor,

@@ -6,7 +6,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from prunepass.bundle import read_manifest, write_text
+from prunepass.bundle import read_manifest
+from prunepass.bundle_files import write_text
 from prunepass.commands.request import Say
 from prunepass.errors import UsageError
 from prunepass.html.page import MOST_BYTES, page

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from prunepass.bundle import writing
+from prunepass.bundle_files import writing
 from prunepass.commands.request import Say
 from prunepass.errors import UsageError
 from prunepass.language.manifest import is_language_bundle

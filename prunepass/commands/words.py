@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
 
+from prunepass.errors import UsageError
+
 
 def model_arguments(parser: ArgumentParser) -> None:
     """The model and how it is loaded."""
@@ -53,6 +55,19 @@ def planning_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, default=5.0, metavar="M", help="time limit of the search (5)"
     )
+
+
+def batch_size(text: str) -> int | None:
+    """A batch size: a positive number, or `dynamic` for None.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text == "dynamic":
+        return None
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise UsageError(f"--batch {text!r} is no batch size", found=text, fix="--batch 8")
 
 
 def triple(text: str) -> tuple[float, ...]:

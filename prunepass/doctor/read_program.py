@@ -16,7 +16,7 @@ import prunepass.ops.selective_scan
 import prunepass.ops.token_places  # noqa: F401  (operations that programs call)
 from prunepass.doctor.read import is_compiled
 from prunepass.doctor.view import Node, Value, View
-from prunepass.errors import ModelError
+from prunepass.errors import ModelError, first_line
 from prunepass.graph.meta import module_path
 
 
@@ -46,7 +46,7 @@ def read_program(path: Path) -> View:
     except Exception as error:
         raise ModelError(
             f"{path} is no exported program",
-            found=(str(error).strip().splitlines() or [type(error).__name__])[0][:200],
+            found=first_line(error, most=200),
             fix=again,
         ) from error
     return view_of_program(program, path)

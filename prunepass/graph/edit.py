@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from prunepass.errors import InternalError, PlanError, UnsupportedGraph
+from prunepass.errors import InternalError, PlanError, UnsupportedGraph, first_line
 from prunepass.graph import meta
 from prunepass.graph.simplify import drop_checks, drop_no_ops, fold_duplicates
 
@@ -124,11 +124,11 @@ def seal_with(module: GraphModule, args: tuple[torch.Tensor, ...], shapes: Any) 
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except ValueError as error:
-        raise PlanError(str(error).splitlines()[0]) from error
+        raise PlanError(first_line(error)) from error
     except Exception as error:
         raise UnsupportedGraph(
             "the rewritten graph does not trace",
-            found=str(error).strip().splitlines()[0][:300],
+            found=first_line(error),
             fix="report the model: the analysis should have refused this site",
         ) from error
     drop_checks(sealed.graph)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prunepass.errors import UsageError
+from prunepass.errors import UsageError, first_line
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ def read_checkpoint(path: Path, request: str) -> Checkpoint:
         data = torch.load(path, weights_only=True)
         found, sums, batches = data["request"], data["sums"], data["batches"]
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise UsageError(
-            f"cannot read the checkpoint {path}", found=first[:200], fix=fix
+            f"cannot read the checkpoint {path}", found=first_line(error, most=200), fix=fix
         ) from error
     if found != request:
         raise UsageError(

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from prunepass.bundle import check_free, read_plan
+from prunepass.bundle import read_plan
+from prunepass.bundle_files import check_free
 from prunepass.errors import ModelError, UsageError
 from prunepass.language.compile import compile as compile_model
 from prunepass.language.generate import load

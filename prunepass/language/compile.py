@@ -10,24 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from prunepass.agreement import CAPTURED, DECODER_ENGINE, difference, largest_difference
 from prunepass.analyse.flops import macs
 from prunepass.apply import apply_with_records
+from prunepass.backends.eager import EagerEngine
 from prunepass.backends.protocol import Engine
-from prunepass.bundle import check_free, write_digests, write_text, written
-from prunepass.compiler import AGREEMENT, Clock, available, examined
-from prunepass.errors import BackendError, PlanError, UnsupportedGraph
+from prunepass.bundle_files import check_free, write_digests, write_text, written
+from prunepass.engines import available, check_engine, examined
+from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.language.generate import LanguageBundle, load
 from prunepass.language.manifest import ENGINES, LanguageManifest
 from prunepass.language.programs import capture
 from prunepass.language.record import as_json
-from prunepass.planners.input_shares import step_inputs
+from prunepass.planners.decoder_texts import step_inputs
 from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Plan, check_keep
+from prunepass.stages import Clock
 from prunepass.vlm.text import FILE as TOKENIZER
-from prunepass.vlm.verify import difference, runner
-
-TOLERANCE = 1e-4
-"""Largest relative difference of logits between a model and its captured program, fp32."""
 
 
 def compile(
@@ -92,7 +91,7 @@ def compile(
                 (scratch / part).mkdir()
                 engine, _ = examined(chosen, source, scratch / part)
             with clock(f"check {part}"):
-                check_engine(engine, source, part, program)
+                check_steps(engine, source, part, program)
             del engine
         manifest = _manifest(program, smaller, config, chosen.name, made.method, name, weights)
         if tokenizer is not None and getattr(tokenizer, "backend_tokenizer", None) is not None:
@@ -114,7 +113,7 @@ def check_program(program: ExportedProgram, model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randint(0, vocabulary, (1, 12), generator=generator)
     told: Tensor = model(input_ids=numbers, use_cache=False).logits[:, -1]
-    run = runner(program)
+    run = EagerEngine.of(program)
     _, *cache = run(*step_inputs(program, numbers[:, :-1]))
     dropped = program.example_inputs[0][3]
     last = numbers[:, -1:]
@@ -123,7 +122,7 @@ def check_program(program: ExportedProgram, model: nn.Module) -> None:
         torch.ones_like(numbers[:, :-1]), *cache,
     )[0]  # fmt: skip
     worst = difference(found[:, -1], told)
-    if not worst <= (TOLERANCE if told.dtype in (torch.float32, torch.float64) else 5e-2):
+    if not worst <= CAPTURED.of([told]):
         raise UnsupportedGraph(
             f"the captured decoder says something else than {type(model).__name__}",
             found=f"logits differ by {worst:.1e} of the largest",
@@ -131,7 +130,7 @@ def check_program(program: ExportedProgram, model: nn.Module) -> None:
         )
 
 
-def check_engine(
+def check_steps(
     engine: Engine, program: ExportedProgram, part: str, dense: ExportedProgram
 ) -> None:
     """Nothing, if an engine says what its program says, for a prompt and for one token.
@@ -144,24 +143,13 @@ def check_engine(
         BackendError: It does not.
     """
     generator = torch.Generator().manual_seed(1)
-    exact = program.example_inputs[0][5].dtype in (torch.float32, torch.float64)
     for tokens in (5, 1):
         inputs = step_inputs(program, torch.randint(0, 2, (1, tokens), generator=generator))
-        wanted = runner(program)(*inputs)
-        worst = _difference(engine(*inputs), wanted)
-        limit = AGREEMENT if exact else 1e-1
+        told = EagerEngine.of(program)(*inputs)
+        near_ties = 0.0
         if tokens == 1:
-            limit = max(limit, 0.5 * _difference(runner(dense)(*inputs), wanted))
-        if not worst <= limit:
-            raise BackendError(
-                f"the {part} engine disagrees with its program",
-                found=f"a relative difference of {worst:.1e} for {tokens} tokens",
-                fix="another backend, and report the model",
-            )
-
-
-def _difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    return max(difference(got, want) for got, want in zip(found, wanted, strict=True))
+            near_ties = 0.5 * largest_difference(EagerEngine.of(dense)(*inputs), told)
+        check_engine(engine, part, inputs, told, limit=DECODER_ENGINE, near_ties=near_ties)
 
 
 def _check_lengths(texts: Sequence[Sequence[int]] | None, context: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunepass.backends.protocol import Engine
 from prunepass.backends.table import backend as find_backend
-from prunepass.bundle import check_digests
+from prunepass.bundle_files import check_digests
 from prunepass.errors import ModelError, UsageError
 from prunepass.language.manifest import ENGINES, LanguageManifest, read_language_manifest
 from prunepass.vlm.cache import Cache

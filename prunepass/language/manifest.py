@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from prunepass.bundle import FILE, is_count, is_text, kind_of
+from prunepass.bundle_files import read_json
 from prunepass.errors import ModelError
 
 SCHEMA = 1
 KIND = "language"
-FILE = "bundle.json"
 ENGINES = ("dense", "compressed")
 
 
@@ -64,11 +65,7 @@ class LanguageManifest:
 
 def is_language_bundle(folder: Path) -> bool:
     """Whether a folder holds the bundle of a language model, of whatever version."""
-    try:
-        data = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and data.get("kind") == KIND
+    return kind_of(folder) == KIND
 
 
 def read_language_manifest(folder: Path) -> LanguageManifest:
@@ -84,7 +81,7 @@ def read_language_manifest(folder: Path) -> LanguageManifest:
             found="a file that is none" if path.is_file() else f"no {FILE}",
             fix="`prunepass compile hf/FOLDER --method wina --keep 0.5 -o DIR` makes one",
         )
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_json(path)
     data.pop("kind")
     schema = data.pop("schema", None)
     if schema != SCHEMA or isinstance(schema, bool):
@@ -101,31 +98,23 @@ def read_language_manifest(folder: Path) -> LanguageManifest:
     return LanguageManifest(**plain)
 
 
-def _count(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def _counts(value: object, least: int = 0) -> bool:
-    return isinstance(value, list) and all(_count(item, least) for item in value)
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
+    return isinstance(value, list) and all(is_count(item, least) for item in value)
 
 
 _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
     {
-        "backend": _text,
-        "model": _text,
-        "method": _text,
-        "weights": _text,
-        "layers": lambda value: _count(value, 1),
+        "backend": is_text,
+        "model": is_text,
+        "method": is_text,
+        "weights": is_text,
+        "layers": lambda value: is_count(value, 1),
         "cache": lambda value: _counts(value, 1) and len(value) == 2,
-        "vocabulary": lambda value: _count(value, 1),
-        "context": lambda value: _count(value, 1),
+        "vocabulary": lambda value: is_count(value, 1),
+        "context": lambda value: is_count(value, 1),
         "stop": _counts,
-        "dtype": lambda v: _text(v) and isinstance(getattr(torch, v, None), torch.dtype),
-        "macs_dense": _count,
-        "macs": _count,
+        "dtype": lambda v: is_text(v) and isinstance(getattr(torch, v, None), torch.dtype),
+        "macs_dense": is_count,
+        "macs": is_count,
     }
 )

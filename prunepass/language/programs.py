@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from prunepass.analyse.projections import label_projections
-from prunepass.analyse.sequence import hoist
+from prunepass.analyse.sequence import hoist_in_layers
 from prunepass.analyse.sites import label_sites
-from prunepass.errors import CaptureError, UnsupportedGraph
-from prunepass.graph import meta
+from prunepass.errors import CaptureError, UnsupportedGraph, first_line
 from prunepass.graph.writes import fold_writes
 from prunepass.passes.extend_cache import extend_cache
 from prunepass.vlm.programs import LONGEST
@@ -98,16 +97,12 @@ def capture(model: nn.Module, *, every: bool = False) -> ExportedProgram:
     except UnsupportedGraph:
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise CaptureError(
             "torch.export could not capture the language model",
-            found=f"{type(error).__name__}: {first[:300]}",
+            found=f"{type(error).__name__}: {first_line(error)}",
             fix="check that it exports by itself, with attn_implementation='sdpa'",
         ) from error
     fold_writes(program, "language model")
     program = label_projections(label_sites(program))
-    for label, node in meta.labelled(program.graph).items():
-        if label.endswith("].output:output"):
-            hoist(program.graph, node)
-    program.graph_module.recompile()
+    hoist_in_layers(program)
     return extend_cache(program, (0,), positions="keep_original")

@@ -23,15 +23,14 @@ from prunepass.graph.arguments import operands, replace_argument
 from prunepass.graph.edit import open_module, seal
 from prunepass.graph.splice import insert_call
 from prunepass.passes.bind_steps import Cut, bind
+from prunepass.passes.insert_reduction import insert_reduction
 from prunepass.passes.missing_tokens import MissingTokens
-from prunepass.passes.rule_inputs import RuleInputs, item
+from prunepass.passes.rule_inputs import RuleInputs
 from prunepass.passes.token_sizes import bias_attention, weigh_mean
 from prunepass.passes.token_stages import Stage, Stages
 from prunepass.plans import Step
 from prunepass.records import PassRecord
-from prunepass.rules.merge import gather_tokens, merge_tokens
-from prunepass.rules.prefix import first_positions, first_queries, first_tokens
-from prunepass.rules.table import UNREAD, select
+from prunepass.rules.prefix import first_positions, first_queries
 from prunepass.rules.token_gaps import note_widths, put_back
 
 
@@ -200,74 +199,23 @@ class _Reducer:
 
     def _cut(self, cut: Cut) -> None:
         """Inserts selection and reduction right behind the residual addition of a site."""
-        stage, here = self.stages.number + 1, self.stages.here
+        stage = self.stages.number + 1
         if cut.after == cut.before:
             return
-        step, label = cut.step, f"{cut.step.site}:reduce"
         at = cut.node.next
         if self.until is not None:
             self.last = self._remember(cut.node, stage - 1, at)
-        if step.rule == UNREAD:
-            kept, size, reduced = self._cut_to_prefix(cut, label, at)
-        else:
-            selection = insert_call(
-                self.graph,
-                select,
-                (step.rule, self.inputs.of(cut)),
-                {"keep": cut.after, "prefix": self.prefix, **step.options},
-                before=at,
-                label=f"{label}.select",
-            )
-            kept = item(self.graph, selection, 0, at, f"{label}.kept")
-            self.told[f"{label}.kept"] = kept
-            size = here.size
-            if step.action == "merge":
-                for i, what in ((1, "dropped"), (2, "target")):
-                    name = f"{label}.{what}"
-                    self.told[name] = item(self.graph, selection, i, at, name)
-                size = self.inputs.sizes(cut, at)
-                merged = insert_call(
-                    self.graph,
-                    merge_tokens,
-                    (cut.node, size, selection),
-                    before=at,
-                    label=f"{label}.merge",
-                )
-                reduced = item(self.graph, merged, 0, at, f"{label}.tokens")
-                size = item(self.graph, merged, 1, at, f"{label}.size")
-            else:
-                reduced = insert_call(
-                    self.graph,
-                    gather_tokens,
-                    (cut.node, kept),
-                    before=at,
-                    label=f"{label}.tokens",
-                )
-                if size is not None:
-                    size = insert_call(
-                        self.graph, gather_tokens, (size, kept), before=at, label=f"{label}.size"
-                    )
-        self.stages.every.append(Stage(cut.after, kept, size, {stage - 1: kept}))
+        made = insert_reduction(
+            self.graph, cut, self.inputs, size=self.stages.here.size, prefix=self.prefix, at=at
+        )
+        self.told |= made.told
+        reduced = made.tokens
+        self.stages.every.append(Stage(cut.after, made.kept, made.size, {stage - 1: made.kept}))
         self.stages.replaced[cut.node] = reduced
         self.stages.of[reduced] = stage
         self.stages.axes[reduced] = ((1, 0),)
         if self.places.alignment == "decay" and self.missing.biases:
             self.stages.here.widths = self._note_widths(cut, stage)
-
-    def _cut_to_prefix(self, cut: Cut, label: str, at: Node) -> tuple[Node, Node | None, Node]:
-        """Keeps the prefix tokens only: a slice, no scores."""
-        kept = insert_call(
-            self.graph, first_positions, (cut.node, self.prefix), before=at, label=f"{label}.kept"
-        )
-        reduced = insert_call(
-            self.graph, first_tokens, (cut.node, self.prefix), before=at, label=f"{label}.tokens"
-        )
-        size = self.stages.here.size
-        if size is not None:
-            size = insert_call(
-                self.graph, first_tokens, (size, self.prefix), before=at, label=f"{label}.size"
-            )
-        return kept, size, reduced
 
     def _remember(self, node: Node, stage: int, at: Node) -> Node:
         """[B, T, C], all tokens as they last were, those at a node as they are there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch.export import ExportedProgram
@@ -15,8 +14,9 @@ from prunepass.analyse.sites import fingerprint
 from prunepass.errors import UnsupportedGraph, UsageError
 from prunepass.graph import meta
 from prunepass.kernels.sparse_linear import checked_count
+from prunepass.planners.block_runs import BlockRuns, Layer, record_blocks, thresholds
+from prunepass.planners.greedy_allocation import STEP, allocate_greedily
 from prunepass.planners.input_methods import INFORMED, InputMethod, input_method
-from prunepass.planners.input_shares import STEP, BlockRuns, allocate, record_blocks, thresholds
 from prunepass.plans import Plain, Plan, Step, check_keep
 from prunepass.rules.input_table import input_rule
 
@@ -30,27 +30,6 @@ there, costs what leaving out the rest saves."""
 PAYS = 0.75
 """Share of the weight that all rows together may read and still gain: a dense product reads it once
 for all of them, a little faster than rows here and there."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A linear layer that may read fewer inputs.
-
-    Attributes:
-        site: Its address.
-        rule: What its inputs are ranked by.
-        inputs, outputs: Of its weight.
-    """
-
-    site: str
-    rule: str
-    inputs: int
-    outputs: int
-
-    @property
-    def role(self) -> str:
-        """`k` of `block[3].attention.k`."""
-        return role_of(self.site)
 
 
 def plan_inputs(
@@ -87,7 +66,7 @@ def plan_inputs(
         largest: Share of its inputs above which a layer stays dense.
         rows: Tokens at once up to which the product is sparse; None for as many as read less
             together than a dense product does, each of them its own rows of the weight.
-        step: How finely layers share out, see `allocation.STEP`.
+        step: How finely layers share out, see `greedy_allocation.STEP`.
 
     Raises:
         PlanError: `keep` is outside (0, 1], or a text is empty or holds unknown tokens.
@@ -195,7 +174,7 @@ def _greedy(layers: Sequence[Layer], runs: BlockRuns, keep: float, step: float) 
     shares: dict[str, float] = {}
     for block in sorted({block_of(layer.site) for layer in layers}):
         inside = [layer for layer in layers if block_of(layer.site) == block]
-        shares |= allocate(runs, block, inside, keep=keep, step=step)
+        shares |= allocate_greedily(runs, block, inside, keep=keep, step=step)
     return shares
 
 

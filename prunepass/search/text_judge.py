@@ -15,7 +15,7 @@ from prunepass.analyse.projections import projections
 from prunepass.errors import ModelError
 from prunepass.graph.edit import open_module
 from prunepass.measure.fidelity import kl
-from prunepass.planners.input_shares import checked_texts, step_inputs
+from prunepass.planners.decoder_texts import checked_texts, step_inputs, vocabulary
 from prunepass.plans import Step
 from prunepass.rules.input_table import input_rule
 from prunepass.rules.weight_aware import (
@@ -81,19 +81,15 @@ class TextJudge:
     @torch.no_grad()
     def _logits(self, part: str, steps: Sequence[Step]) -> list[Tensor]:
         """Logits [T, V] of each text of a part."""
-        vocabulary = self._vocabulary()
+        tokens = vocabulary(self._program)
         runner = _Masked(self._module, {self._sites[s.site]: s for s in steps})
         found: list[Tensor] = []
-        for batch in checked_texts(self.texts[part], vocabulary):
+        for batch in checked_texts(self.texts[part], tokens):
             for text in batch.split(1):
                 # Two alike: a program keeps the batch it came with apart from 1 only.
                 both = text.expand(2, -1)
                 found.append(runner.run(*step_inputs(self._program, both))[0][0])
         return found
-
-    def _vocabulary(self) -> int:
-        output = next(n for n in self._program.graph.nodes if n.op == "output")
-        return int(output.args[0][0].meta["val"].shape[-1])
 
 
 class _Masked(Interpreter):

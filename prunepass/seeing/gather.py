@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from prunepass.bundle import read_plan
-from prunepass.compiler import load_engines
+from prunepass.engines import load_engines
 from prunepass.errors import ModelError, PrunepassError
 from prunepass.html.facts import Facts, Picture, Quality
 from prunepass.measure.fidelity import compare

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from prunepass.backends.told_tokens import TellingEngine, telling
 from prunepass.bundle import Manifest, read_manifest
+from prunepass.bundle_files import read_json
 from prunepass.errors import ModelError, UsageError
 from prunepass.seeing.grid import patch_grid
 from prunepass.seeing.paths import Stage, stages
@@ -94,12 +94,7 @@ def read_report(folder: Path) -> Mapping[str, Any]:
         ModelError: It cannot be read.
     """
     path = folder / "report.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"cannot read {path}", found=str(error)[:200], fix="compile again"
-        ) from error
+    data = read_json(path)
     if not isinstance(data, dict):
         raise ModelError(f"{path} is damaged", found=type(data).__name__, fix="compile again")
     return data

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunepass.backends.tensorrt import MODEL, PLAN, read_record
-from prunepass.bundle import check_digests, read_manifest, writing
+from prunepass.bundle import read_manifest
+from prunepass.bundle_files import check_digests, writing
 from prunepass.errors import UsageError
 from prunepass.serving.text_format import as_text
 from prunepass.serving.triton_config import FILES, check_batching, config

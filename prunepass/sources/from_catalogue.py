@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from prunepass.errors import ModelError, nearest
+from prunepass.errors import ModelError, first_line, nearest
 from prunepass.sources.hub import no_pretrained
 from prunepass.sources.preprocess import Preprocessing
 from prunepass.sources.weights import apply_weights, check_finite, seeded
@@ -50,7 +50,7 @@ def load_catalogue(
         raise
     except Exception as error:
         if file is None and weights == "pretrained":
-            raise no_pretrained(name, str(error).splitlines()[0][:200]) from error
+            raise no_pretrained(name, first_line(error, most=200)) from error
         raise ModelError(
             f"cannot build prunepass/{name}",
             found=f"{type(error).__name__}: {str(error)[:200]}",

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunepass.errors import ModelError
+from prunepass.errors import ModelError, first_line
 from prunepass.sources.hub import cached_file, hub_unreachable, no_pretrained
 from prunepass.sources.preprocess import Preprocessing
 from prunepass.sources.transformers_build import build_model, construct, has_no_pooler
@@ -140,7 +140,7 @@ def read_folder(name: str, *, needs_weights: bool) -> Path:
     except Exception as error:
         raise ModelError(
             f"cannot get the model {name} from the hub",
-            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}",
+            found=f"{type(error).__name__}: {first_line(error, most=200)}",
             fix="an id that huggingface.co shows, or hf/FOLDER",
         ) from error
     return folder

@@ -18,7 +18,7 @@ from prunepass.sources.from_transformers import (
     read_state,
     silent,
 )
-from prunepass.sources.transformers_build import build_model
+from prunepass.sources.transformers_build import build_model, class_among
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -105,8 +105,5 @@ def _model_class(transformers: Any, config: Any) -> Any:
     """The class that goes on with text, None where the config has none."""
     if hasattr(config, "vision_config"):
         return None
-    named = (getattr(config, "architectures", None) or [""])[0]
     known = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if named and named not in known.values():
-        return None
-    return getattr(transformers, named or known.get(config.model_type, ""), None)
+    return class_among(transformers, config, known)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from prunepass.errors import ModelError, UsageError
+from prunepass.errors import ModelError, UsageError, first_line
 from prunepass.sources.preprocess import Preprocessing
 
 Made = TypeVar("Made")
@@ -168,10 +168,9 @@ def opened(path: Path, use: Callable[[Any], Made]) -> Made:
         ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
         size = f"{path.stat().st_size} bytes; " if path.is_file() else ""
-        reason = (str(error).splitlines() or [""])[0]
         raise ModelError(
             f"cannot read the picture {path}",
-            found=f"{size}{type(error).__name__}: {reason}",
+            found=f"{size}{type(error).__name__}: {first_line(error)}",
             fix="remove the file or replace it with a whole picture",
         ) from error
 

@@ -97,3 +97,17 @@ def _cannot_build(name: str, error: Exception) -> ModelError:
         found=f"{type(error).__name__}: {str(error).strip()[:200]}",
         fix="check config.json: from_pretrained alone shows where it fails",
     )
+
+
+def class_among(transformers: Any, config: Any, known: Mapping[str, str]) -> Any:
+    """The class that a config names, or that its type has, among those of one task; None for none.
+
+    Args:
+        transformers: The package.
+        config: Of a model.
+        known: Type of model -> name of its class for the task.
+    """
+    named = (getattr(config, "architectures", None) or [""])[0]
+    if named and named not in known.values():
+        return None
+    return getattr(transformers, named or known.get(config.model_type, ""), None)

@@ -17,7 +17,7 @@ from prunepass.sources.from_transformers import (
     read_state,
     silent,
 )
-from prunepass.sources.transformers_build import build_model
+from prunepass.sources.transformers_build import build_model, class_among
 
 TINY_LLAVA = "prunepass/tiny_llava"
 
@@ -96,11 +96,8 @@ def _model_class(transformers: Any, config: Any) -> Any:
     """The class that answers with text to a picture, None where the config has none."""
     if not hasattr(config, "vision_config"):
         return None
-    named = (getattr(config, "architectures", None) or [""])[0]
     known = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    if named and named not in known.values():
-        return None
-    return getattr(transformers, named or known.get(config.model_type, ""), None)
+    return class_among(transformers, config, known)
 
 
 def _tiny_llava(spec: str, weights: str) -> LoadedVlm:

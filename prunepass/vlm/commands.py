@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunepass.bundle import check_free
+from prunepass.bundle_files import check_free
 from prunepass.errors import UsageError
 from prunepass.planners.image_methods import NONE
 from prunepass.planners.layers import wanted

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from prunepass.backends.eager import EagerEngine
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.onnx_weights import SharedWeights
 from prunepass.backends.protocol import Backend, Engine
-from prunepass.bundle import check_free, write_digests, write_text, written
-from prunepass.compiler import AGREEMENT, Clock, available
+from prunepass.bundle_files import check_free, write_digests, write_text, written
 from prunepass.doctor.before_building import check
-from prunepass.errors import BackendError
+from prunepass.engines import available, check_engine
 from prunepass.plans import Plain
+from prunepass.stages import Clock
 from prunepass.vlm.generate import VlmBundle
 from prunepass.vlm.layers import chosen_layers
 from prunepass.vlm.loading import load
@@ -26,7 +26,6 @@ from prunepass.vlm.processor import fast_tokenizer
 from prunepass.vlm.rewrite import rewrite
 from prunepass.vlm.sparse_decode import DecodeInputs
 from prunepass.vlm.text import FILE as TOKENIZER
-from prunepass.vlm.verify import difference, runner
 
 NEAR_TIES = 1e-2
 """Largest relative difference of a sparse decoding step: some input in a thousand is another."""
@@ -102,7 +101,10 @@ def compile(
                 (scratch / part).mkdir()
                 engine = _built(chosen, program, scratch / part, weights)
             with clock(f"check {part}"):
-                _check(engine, program, part, sparse=decode_inputs is not None)
+                inputs, _ = program.example_inputs
+                told = EagerEngine.of(program)(*inputs)
+                sparse = part == "decode" and decode_inputs is not None
+                check_engine(engine, part, inputs, told, near_ties=NEAR_TIES if sparse else 0.0)
             del engine
         _write_tokenizer(processor_or_layout, scratch)
         write_text(scratch / "bundle.json", manifest.to_json())
@@ -126,28 +128,3 @@ def _write_tokenizer(processor: Any, folder: Path) -> None:
     fast = fast_tokenizer(processor)
     if fast is not None:
         write_text(folder / TOKENIZER, fast.to_str())
-
-
-def _check(engine: Engine, program: ExportedProgram, part: str, *, sparse: bool) -> None:
-    """An engine that disagrees with its program is not shipped.
-
-    Where scores of inputs nearly tie, rounding decides which one a sparse decoding step reads.
-
-    Raises:
-        BackendError: It does.
-    """
-    args, _ = program.example_inputs
-    expected, found = runner(program)(*args), engine(*args)
-    worst = max(
-        difference(got, want) if got.shape == want.shape else float("inf")
-        for want, got in zip(expected, found, strict=True)
-    )
-    limit = AGREEMENT if expected[0].dtype in (torch.float32, torch.float64) else 2e-2
-    if sparse and part == "decode":
-        limit = max(limit, NEAR_TIES)
-    if not worst <= limit:
-        raise BackendError(
-            f"the {part} engine disagrees with its program",
-            found=f"a relative difference of {worst:.1e}, at most {limit:.0e} is right",
-            fix="another backend, and report the model",
-        )

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunepass.errors import PlanError, UnsupportedGraph
+from prunepass.errors import PlanError, UnsupportedGraph, first_line
 from prunepass.plans import Plain
 from prunepass.rules.precision import like, widen
 from prunepass.vlm.patches import Pictures, pictures_of
@@ -144,8 +144,7 @@ def _check_runs(model: nn.Module, pictures: Pictures, image_tokens: int) -> None
     try:
         found = int(split(model, pictures).vision(pixels).shape[1])
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _refusal(model, reason[:200]) from error
+        raise _refusal(model, first_line(error, most=200)) from error
     if found != image_tokens:
         raise _refusal(model, f"it makes {found} tokens of {image_tokens} cells")
 

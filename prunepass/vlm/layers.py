@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from prunepass.analyse.sequence import hoist
+from prunepass.analyse.sequence import hoist_in_layers
 from prunepass.analyse.sites import label_sites
 from prunepass.calibrate import Batch
 from prunepass.errors import ModelError, PlanError, UsageError
@@ -46,10 +46,7 @@ def without_layers(program: ExportedProgram, sites: Sequence[str]) -> ExportedPr
     smaller, _ = drop_layers(program, steps)
     meta.clear_labels(smaller.graph)
     smaller = label_sites(smaller)
-    for label, node in meta.labelled(smaller.graph).items():
-        if label.endswith("].output:output"):
-            hoist(smaller.graph, node)
-    smaller.graph_module.recompile()
+    hoist_in_layers(smaller)
     return smaller
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from prunepass.backends.table import backend as find_backend
-from prunepass.bundle import check_digests
-from prunepass.errors import BackendError, ModelError, UsageError
+from prunepass.bundle_files import check_digests
+from prunepass.errors import BackendError, ModelError, UsageError, first_line
 from prunepass.vlm.cache import Cache
 from prunepass.vlm.conversation import Conversation
 from prunepass.vlm.generate import VlmBundle
@@ -111,6 +111,6 @@ def check_decoder(bundle: VlmBundle) -> None:
     except Exception as error:
         raise BackendError(
             "the decoder does not fit the manifest of its bundle",
-            found=str(error).strip().splitlines()[0][:200],
+            found=first_line(error, most=200),
             fix="compile again",
         ) from error

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from prunepass.bundle import FILE, is_count, is_text, kind_of
+from prunepass.bundle_files import read_json
 from prunepass.errors import ModelError, UsageError
 from prunepass.rules.image_tokens import kept_number
 from prunepass.vlm.layout import Layout
@@ -18,7 +20,6 @@ from prunepass.vlm.tiles import Tiling
 
 SCHEMA = 3
 KIND = "vision-language"
-FILE = "bundle.json"
 ENGINES = ("vision", "embedding", "prefill", "decode")
 
 
@@ -132,11 +133,7 @@ class VlmManifest:
 
 def is_vlm_bundle(folder: Path) -> bool:
     """Whether a folder holds a vision-language bundle, of whatever version."""
-    try:
-        data = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and data.get("kind") == KIND
+    return kind_of(folder) == KIND
 
 
 def read_vlm_manifest(folder: Path) -> VlmManifest:
@@ -154,7 +151,7 @@ def read_vlm_manifest(folder: Path) -> VlmManifest:
             fix="prunepass.vlm.compile makes one",
         )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {path}", found=str(error)[:200], fix=again) from error
     if not isinstance(data, dict) or data.pop("kind", None) != KIND:
@@ -191,16 +188,12 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _count(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def _counts(length: int | None, least: int = 0) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
         return (
             isinstance(value, list)
             and (len(value) == length if length else len(value) > 0)
-            and all(_count(item, least) for item in value)
+            and all(is_count(item, least) for item in value)
         )
 
     return check
@@ -217,14 +210,10 @@ def _tiling(value: Any) -> bool:
     if not isinstance(value, dict) or set(value) != {"side", "patches", "grids"}:
         return False
     side, grids = value["side"], value["grids"]
-    if not _count(side, 1) or not _count(value["patches"], 1) or not isinstance(grids, list):
+    if not is_count(side, 1) or not is_count(value["patches"], 1) or not isinstance(grids, list):
         return False
     whole = all(_counts(2, 1)(grid) and not any(n % side for n in grid) for grid in grids)
     return whole and len(grids) > 0
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
 
 
 def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -233,27 +222,27 @@ def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
     {
-        "backend": _text,
-        "model": _text,
-        "method": _text,
+        "backend": is_text,
+        "model": is_text,
+        "method": is_text,
         "positions": lambda value: value in ("keep_original", "compact"),
         "rows": lambda value: value in ("text", "last"),
         "shares": _shares,
         "cache": _counts(2, 1),
-        "vocabulary": lambda value: _count(value, 1),
-        "image_token": _count,
-        "image_tokens": _or_none(lambda value: _count(value, 1)),
+        "vocabulary": lambda value: is_count(value, 1),
+        "image_token": is_count,
+        "image_tokens": _or_none(lambda value: is_count(value, 1)),
         "any_images": lambda value: isinstance(value, bool),
         "grid": _or_none(_counts(2, 1)),
-        "padding": _count,
-        "stop": lambda value: isinstance(value, list) and all(map(_count, value)),
-        "context": lambda value: _count(value, 1),
+        "padding": is_count,
+        "stop": lambda value: isinstance(value, list) and all(map(is_count, value)),
+        "context": lambda value: is_count(value, 1),
         "pixels": lambda value: any(_counts(length, 1)(value) for length in (3, 4)),
         "tiling": _or_none(_tiling),
         "preprocessing": _or_none(lambda value: isinstance(value, dict)),
         "template": _or_none(lambda value: isinstance(value, str) and "{prompt}" in value),
-        "image_mark": _or_none(_text),
-        "without": lambda value: isinstance(value, list) and all(map(_text, value)),
+        "image_mark": _or_none(is_text),
+        "without": lambda value: isinstance(value, list) and all(map(is_text, value)),
         "decode_inputs": _or_none(lambda value: isinstance(value, dict)),
         "sees": lambda value: value in ("causal", "image", "prompt"),
     }

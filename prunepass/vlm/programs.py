@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from prunepass.analyse.sequence import hoist
+from prunepass.analyse.sequence import hoist_in_layers
 from prunepass.analyse.sites import label_sites
-from prunepass.errors import CaptureError
-from prunepass.graph import meta
+from prunepass.errors import CaptureError, first_line
 from prunepass.graph.writes import fold_convolutions, fold_writes
 
 LONGEST = 1 << 20
@@ -117,19 +116,14 @@ def _capture(
                 module.eval(), inputs, dynamic_shapes=shapes, strict=False
             )
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise CaptureError(
             f"torch.export could not capture the {what}",
-            found=f"{type(error).__name__}: {first[:300]}",
+            found=f"{type(error).__name__}: {first_line(error)}",
             fix="check that it exports by itself",
         ) from error
     if not followed:
         return label_sites(program)
     fold_writes(program, what)
     program = label_sites(program)
-    for label, node in meta.labelled(program.graph).items():
-        if label.endswith("].output:output"):
-            # What enters a layer besides the one before stands in front of it.
-            hoist(program.graph, node)
-    program.graph_module.recompile()
+    hoist_in_layers(program)
     return program

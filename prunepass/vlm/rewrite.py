@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from prunepass.analyse.projections import label_projections
-from prunepass.compiler import Clock
 from prunepass.errors import PlanError, UsageError
 from prunepass.passes.bind_image_steps import layer_of, share_of
 from prunepass.passes.extend_cache import extend_cache
@@ -24,6 +23,7 @@ from prunepass.planners.image_methods import (
     picture_share,
 )
 from prunepass.plans import Plain, Step
+from prunepass.stages import Clock
 from prunepass.vlm.cost import check_pays
 from prunepass.vlm.downsample import downsampled
 from prunepass.vlm.facts import Facts, facts

@@ -7,7 +7,7 @@ again in later layers, prompts that are read in both directions. It shows in the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -15,18 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from prunepass.errors import UnsupportedGraph
+from prunepass.agreement import TAKEN_APART, difference
+from prunepass.backends.eager import EagerEngine
+from prunepass.errors import UnsupportedGraph, first_line
 from prunepass.vlm.cache import Cache
 from prunepass.vlm.facts import Facts
 from prunepass.vlm.layout import Layout, Prompts, with_images
 from prunepass.vlm.patches import Pictures
 from prunepass.vlm.split import Sees, split
 
-Call = Callable[..., Sequence[Tensor]]
-
-LIMIT, ROUNDING = 1e-3, 1e-5
-"""Largest relative difference of logits that is right, and the one at which no better is looked
-for; of a model in float32."""
+ROUNDING = 1e-5
+"""Relative difference of logits at which no better is looked for."""
 
 BEFORE, AFTER, ANSWER = 5, 6, 3
 """Tokens of the example: in front of the image, behind it, and of what is said to it."""
@@ -68,10 +67,9 @@ def example_of(model: nn.Module, pictures: Pictures, known: Facts, *, image_toke
         asked = _model_logits(model, whole[:, : len(tokens)], len(tokens), pictures, pixels)
         said = _model_logits(model, whole, len(tokens), pictures, pixels)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise UnsupportedGraph(
             f"{type(model).__name__} does not take a prompt of text and one picture",
-            found=f"{type(error).__name__}: {first[:200]}",
+            found=f"{type(error).__name__}: {first_line(error, most=200)}",
             fix="a model that reads image tokens in the places of a token of its own",
         ) from error
     return Example(
@@ -96,17 +94,16 @@ def what_tokens_see(model: nn.Module, pictures: Pictures, example: Example) -> S
         try:
             logits = language(embeds, *_prompt_inputs(example.prompt))[0][:, -1]
         except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
             raise UnsupportedGraph(
                 f"the decoder of {type(model).__name__} does not run by itself",
-                found=f"{type(error).__name__}: {first[:200]}",
+                found=f"{type(error).__name__}: {first_line(error, most=200)}",
                 fix="a decoder whose layers are attention with a cache of keys and values",
             ) from error
         found[sees] = difference(logits, example.logits)
         if found[sees] <= ROUNDING:
             return sees
     best = min(found, key=lambda sees: found[sees])
-    if found[best] <= _limit(example.logits):
+    if found[best] <= TAKEN_APART.of([example.logits]):
         return best
     raise UnsupportedGraph(
         f"{type(model).__name__} does more with an image than its parts do",
@@ -135,7 +132,7 @@ def check_programs(
     Raises:
         UnsupportedGraph: They do not.
     """
-    vision, embedding, prefill, decode = map(runner, programs)
+    vision, embedding, prefill, decode = map(EagerEngine.of, programs)
     prompt = example.prompt
     features = pictures.features(lambda pixels: vision(pixels)[0], example.pixels)
     (embeds,) = embedding(prompt.input_ids)
@@ -157,16 +154,9 @@ def check_programs(
     _check("decoder", logits[:, -1], example.after)
 
 
-def difference(found: Tensor, told: Tensor) -> float:
-    """The largest difference, relative to the largest number; infinite where a number is none."""
-    scale = told.double().abs().max().clamp_min(1e-12)
-    worst = float((found.double() - told.double()).abs().max() / scale)
-    return worst if worst == worst else float("inf")
-
-
 def _check(part: str, logits: Tensor, told: Tensor) -> None:
     worst = difference(logits, told)
-    if not worst <= _limit(told):
+    if not worst <= TAKEN_APART.of([told]):
         raise UnsupportedGraph(
             f"the captured {part} says something else than the model",
             found=f"logits differ by {worst:.1e} of the largest",
@@ -174,27 +164,11 @@ def _check(part: str, logits: Tensor, told: Tensor) -> None:
         )
 
 
-def _limit(logits: Tensor) -> float:
-    return LIMIT if logits.dtype in (torch.float32, torch.float64) else 5e-2
-
-
 def _prompt_inputs(prompt: Prompts) -> tuple[Tensor, ...]:
     return (
         prompt.attention_mask, prompt.position_ids, prompt.image_positions,
         prompt.asking_positions, prompt.asking_votes,
     )  # fmt: skip
-
-
-def runner(program: ExportedProgram) -> Call:
-    """A program as a function of tensors that gives a list of tensors."""
-    module = program.module(check_guards=False)
-
-    def run(*args: Tensor) -> Sequence[Tensor]:
-        with torch.no_grad():
-            found = module(*args)
-        return found if isinstance(found, (tuple, list)) else (found,)
-
-    return run
 
 
 def _words(model: nn.Module, image_token: int) -> list[int]:
@@ -231,7 +205,7 @@ def _model_logits(
         told = _logits(model, {**given, "token_type_ids": answer})
         start = {"input_ids": ids[:, :BEFORE], "attention_mask": torch.ones_like(ids[:, :BEFORE])}
         alone = _logits(model, {**start, "use_cache": False})
-        causal = difference(told[:, BEFORE - 1], alone[:, -1]) <= _limit(told)
+        causal = difference(told[:, BEFORE - 1], alone[:, -1]) <= TAKEN_APART.of([told])
         return _logits(model, {**given, "token_type_ids": image}) if causal else told
     return _logits(model, given)
 

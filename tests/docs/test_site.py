@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 import subprocess
 import sys
@@ -27,6 +28,26 @@ def test_links_lead_somewhere(path: Path) -> None:
     targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in t]
     for target in targets:
         assert (path.parent / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_and_names_that_are_told_exist(path: Path) -> None:
+    """`prunepass/tiny_llava` is a model, so in that folder only what ends in .py counts."""
+    text = path.read_text(encoding="utf-8")
+    files = re.findall(r"(?<![\w./-])(?:scripts|tests|docs|models)/[\w./-]*\w", text)
+    files += re.findall(r"(?<![\w./-])prunepass/[\w/]+\.py\b", text)
+    lost = {name for name in files if "NAME" not in name and not (ROOT / name).exists()}
+    assert lost == set()
+    for dotted in re.findall(r"`(prunepass(?:\.\w+)+)", text):
+        pkgutil.resolve_name(dotted)
+
+
+def test_every_room_is_told() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^    (\w+)/ ", text, re.MULTILINE))
+    assert told == {path.parent.name for path in (ROOT / "prunepass").glob("*/__init__.py")}
+    beside = set(re.findall(r"`(\w+\.py)`", text))
+    assert {name for name in beside if not (ROOT / "prunepass" / name).exists()} == set()
 
 
 def test_every_method_and_kind_of_error_is_told() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from prunepass.errors import CaptureError, UnsupportedGraph
 from prunepass.language.compile import check_program
 from prunepass.language.programs import capture
-from prunepass.planners.input_shares import step_inputs
+from prunepass.planners.decoder_texts import step_inputs
 from tests.tiny_decoders import SOME, captured, decoder, outputs, texts
 
 

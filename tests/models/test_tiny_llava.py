@@ -17,9 +17,10 @@ from prunepass.models.tiny_llava import (
     prompt,
     tiny_llava,
 )
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
+
+from tests.models.shipped import check_unseen, check_weights
 
 FRESH = range(50_000, 50_020)  # in neither the training pictures nor the recorded held-out ones
 
@@ -62,21 +63,13 @@ def test_normalised_takes_middle_grey_to_nothing() -> None:
 
 
 def test_weights_are_float16_and_fit_strictly(trained: LlavaForConditionalGeneration) -> None:
-    stored = load_file(WEIGHTS)
-    assert {value.dtype for value in stored.values()} == {torch.float16}
-    assert all(value.isfinite().all() for value in stored.values())
-    assert stored.keys() == trained.state_dict().keys()
+    check_weights(WEIGHTS, set(trained.state_dict()))
     assert {weight.dtype for weight in trained.parameters()} == {torch.float32}
     assert not trained.training
 
 
 def test_the_record_names_pictures_that_were_not_trained_on(record: dict[str, object]) -> None:
-    held_out, training = record["held_out_indices"], record["training_indices"]
-    assert isinstance(held_out, list)
-    assert isinstance(training, list)
-    seen = range(*training)
-    for unseen in (range(*held_out), FRESH):
-        assert unseen.stop <= seen.start or seen.stop <= unseen.start
+    check_unseen(record, FRESH)
     assert record["question_generator_version"] == questions.GENERATOR_VERSION
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from prunepass.models import catalogue, pictures
 from prunepass.models.tiny_vit import tiny_vit
-from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from tests.models.shipped import check_unseen, check_weights
 
 CARD = catalogue.catalogue()["tiny_vit_patch8_96"]
 FRESH = range(500_000, 500_200)  # in neither the training pictures nor the recorded held-out ones
@@ -45,19 +46,11 @@ def test_geometry() -> None:
 
 def test_weights_are_float16_and_fit_strictly() -> None:
     assert CARD.weights is not None
-    stored = load_file(catalogue.WEIGHTS_FOLDER / CARD.weights)
-    assert {value.dtype for value in stored.values()} == {torch.float16}
-    assert all(value.isfinite().all() for value in stored.values())
-    assert stored.keys() == tiny_vit().state_dict().keys()
+    check_weights(catalogue.WEIGHTS_FOLDER / CARD.weights, set(tiny_vit().state_dict()))
 
 
 def test_the_record_names_pictures_that_were_not_trained_on(record: dict[str, object]) -> None:
-    held_out, training = record["held_out_indices"], record["training_indices"]
-    assert isinstance(held_out, list)
-    assert isinstance(training, list)
-    seen = range(*training)
-    for unseen in (range(*held_out), FRESH):
-        assert unseen.stop <= seen.start or seen.stop <= unseen.start
+    check_unseen(record, FRESH)
     assert record["picture_generator_version"] == pictures.GENERATOR_VERSION
 
 

@@ -14,7 +14,7 @@ from prunepass.graph import meta
 from prunepass.graph.edit import open_module
 from prunepass.kernels.sparse_linear import GATED_LINEAR
 from prunepass.passes.sparsify_inputs import sparsify_inputs
-from prunepass.planners.input_shares import step_inputs
+from prunepass.planners.decoder_texts import step_inputs
 from prunepass.plans import Step
 from prunepass.rules.weight_aware import (
     column_norm,

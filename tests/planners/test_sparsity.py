@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,12 +7,10 @@ import torch
 
 import prunepass
 from prunepass.analyse.flops import macs
-from prunepass.analyse.projections import projections
 from prunepass.apply import apply_plan
 from prunepass.errors import PlanError, PrunepassError, UnsupportedGraph, UsageError
 from prunepass.planners.input_methods import INPUT_METHODS
-from prunepass.planners.input_shares import STEP, allocate, changed, record_blocks
-from prunepass.planners.sparsity import Layer, plan_inputs
+from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Plan
 from tests.tiny_decoders import captured, outputs, texts
 
@@ -66,58 +63,6 @@ def test_r_sparse_spends_what_is_kept_on_both_parts() -> None:
     assert rank * (32 + 56) <= 0.1 * 32 * 56
 
 
-# The layers of a block and their sizes; k and v of the tiny Llama are half as large as q and o.
-LAYERS = [
-    Layer(f"block[0].{name}", "magnitude", inputs, outputs)
-    for name, inputs, outputs in (
-        ("attention.q", 32, 32), ("attention.k", 32, 16), ("attention.v", 32, 16),
-        ("attention.o", 32, 32), ("mlp.gate", 32, 56), ("mlp.up", 32, 56), ("mlp.down", 56, 32),
-    )
-]  # fmt: skip
-
-
-def mean_keep(shares: dict[str, float]) -> float:
-    sizes = {layer.site: layer.inputs * layer.outputs for layer in LAYERS}
-    return sum(sizes[s] * k for s, k in shares.items()) / sum(sizes.values())
-
-
-def test_w10_greedy_shares_meet_the_target_and_grow_with_it() -> None:
-    runs = record_blocks(captured("llama"), texts(6))
-    found = [allocate(runs, 0, LAYERS, keep=keep) for keep in (0.75, 0.6, 0.5, 0.35)]
-    # What one step saves, of whatever layer.
-    step = STEP * 32 * 32 / sum(layer.inputs * layer.outputs for layer in LAYERS)
-    for keep, shares in zip((0.75, 0.6, 0.5, 0.35), found, strict=True):
-        assert keep - step - 1e-9 < mean_keep(shares) <= keep + 1e-9
-        assert all(0.0 < k <= 1.0 for k in shares.values())
-    for more, less in pairwise(found):
-        assert all(less[site] <= more[site] for site in more)
-
-
-def test_greedy_is_no_worse_than_uniform_on_what_it_was_fitted_to() -> None:
-    program = captured("llama")
-    runs = record_blocks(program, texts(6))
-    nodes = {layer.site: layer for layer in LAYERS}
-    sites = projections(runs.module.graph)
-    greedy = allocate(runs, 0, LAYERS, keep=0.5)
-
-    def error(shares: dict[str, float]) -> float:
-        given = {sites[s]: ("magnitude", k) for s, k in shares.items()}
-        return changed(runs.output(0, 0, given), runs.output(0, 0, {}))
-
-    assert error(greedy) < error(dict.fromkeys(nodes, 0.5))
-
-
-def test_runs_of_a_block_say_what_the_program_says() -> None:
-    program = captured("llama")
-    runs = record_blocks(program, texts(3))
-    stream = runs.output(1, 0, {})
-    assert stream.shape == (3, 12, 32)
-    masked = runs.output(
-        1, 0, {n: ("magnitude", 0.3) for n in runs.blocks[1] if "linear" in n.name}
-    )
-    assert changed(masked, stream) > 0.0 == changed(stream, stream)
-
-
 def test_calibration_makes_shares_and_thresholds() -> None:
     program = captured("llama", torch.float64)
     plan = plan_inputs(program, keep=0.5, calibration=texts(4), smallest=0, step=0.1)
@@ -150,23 +95,6 @@ def test_layers_that_would_keep_nearly_all_stay_dense_and_the_plan_says_so() -> 
     assert any(0.9 < keep < 1.0 for keep in found.values())
     for step in greedy.steps:
         assert step.keep == (1.0 if found[step.site] > 0.9 else found[step.site])
-
-
-@pytest.mark.parametrize(
-    ("calibration", "message"),
-    [
-        ([], "nothing to calibrate on"),
-        ([[1, 2], []], "text 1 cannot be used"),
-        ([[1, 40]], "text 0 cannot be used"),
-        ([[-1]], "text 0 cannot be used"),
-        ([[0.5, 1.0]], "text 0 cannot be used"),
-        ([[1] * 8193], "text 0 cannot be used"),
-    ],
-)
-def test_texts_that_cannot_be_used(calibration: Any, message: str) -> None:
-    with pytest.raises(PlanError, match=message) as caught:
-        plan_inputs(captured("llama"), keep=0.5, calibration=calibration, smallest=0)
-    assert len(str(caught.value).splitlines()) == 3
 
 
 @pytest.mark.parametrize(

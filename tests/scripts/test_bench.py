@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -14,27 +12,12 @@ import pytest
 import torch
 
 from prunepass.analyse.counting import counts
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-def loaded(name: str) -> ModuleType:
-    loader = SourceFileLoader(f"script_{name.removesuffix('.py')}", str(SCRIPTS / name))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
+from tests.scripts.loading import SCRIPTS, loaded
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        return loaded("bench")
-    finally:
-        sys.path.remove(str(SCRIPTS))
+    return loaded("bench")
 
 
 def test_every_part_is_a_script_with_such_options(bench: ModuleType) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -13,19 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "coverage"
+from tests.scripts.loading import loaded
 
 
 @pytest.fixture(scope="module")
 def coverage() -> ModuleType:
     """The script as a module."""
-    loader = SourceFileLoader("coverage_script", str(SCRIPT))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
+    return loaded("coverage")
 
 
 class Attention(nn.Module):

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from prunepass.backends.told_tokens import telling
 from prunepass.bundle import read_plan
-from prunepass.compiler import load_engines
+from prunepass.engines import load_engines
 from prunepass.errors import BackendError, ModelError
 from prunepass.seeing.look import Looker
 from prunepass.seeing.paint import left, panel, sheet

@@ -15,7 +15,7 @@ import prunepass
 from prunepass.__main__ import main
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.tensorrt import TensorRTBackend
-from prunepass.bundle import write_digests
+from prunepass.bundle_files import write_digests
 from prunepass.errors import BackendError, ModelError, UsageError
 from prunepass.serving.text_format import Word, as_text
 from prunepass.serving.triton_config import config

@@ -12,14 +12,14 @@ import torch
 from torch.export import ExportedProgram
 
 from prunepass import vlm
+from prunepass.backends.eager import EagerEngine
 from prunepass.backends.onnx import OnnxBackend
-from prunepass.bundle import write_digests
+from prunepass.bundle_files import write_digests
 from prunepass.errors import PlanError, UsageError
 from prunepass.vlm.manifest import VlmManifest
 from prunepass.vlm.processor import described
 from prunepass.vlm.rewrite import rewrite
 from prunepass.vlm.tiles import Tiles
-from prunepass.vlm.verify import runner
 from tests.vlm.tiny_vlms import SIDE, llava_next, llava_onevision, prompt_of
 
 Size = tuple[int, int]
@@ -54,7 +54,7 @@ def in_memory(model: Any, **rest: Any) -> vlm.VlmBundle:
 
 def run_by_pytorch(made: Made) -> vlm.VlmBundle:
     programs, manifest = made
-    engines: dict[str, Any] = {part: runner(program) for part, program in programs.items()}
+    engines: dict[str, Any] = {part: EagerEngine.of(program) for part, program in programs.items()}
     return vlm.VlmBundle(manifest, engines, None)
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from prunepass import vlm
+from prunepass.backends.eager import EagerEngine
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.planners.image_methods import image_steps, picture_share
 from prunepass.vlm.downsample import cells, downsampled, shrink, shrinking, smaller_grid
 from prunepass.vlm.patches import pictures_of
 from prunepass.vlm.rewrite import rewrite
-from prunepass.vlm.verify import runner
 from tests.vlm.tiny_vlms import (
     FAMILIES,
     IMAGE,
@@ -82,7 +82,7 @@ def test_llava_says_what_it_says_to_a_smaller_picture(tmp_path: Path) -> None:
 def test_qwen_says_what_it_says_to_a_smaller_picture() -> None:
     model, family = qwen2_vl(), FAMILIES["qwen2-vl"]
     programs, manifest = rewrite(model, method="downsample", keep=(0.5,), image_size=(32, 48))
-    engines: dict[str, Any] = {part: runner(program) for part, program in programs.items()}
+    engines: dict[str, Any] = {part: EagerEngine.of(program) for part, program in programs.items()}
     bundle = vlm.VlmBundle(manifest, engines, None)
     assert manifest.grid == (3, 4)
     assert manifest.image_tokens == 12

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from prunepass import vlm
+from prunepass.agreement import difference
+from prunepass.backends.eager import EagerEngine
 from prunepass.errors import PlanError, UnsupportedGraph, UsageError
 from prunepass.vlm.facts import facts
 from prunepass.vlm.patches import flat_patches, pictures_of
 from prunepass.vlm.processor import described
 from prunepass.vlm.rewrite import rewrite
 from prunepass.vlm.split import split
-from prunepass.vlm.verify import difference, example_of, runner, what_tokens_see
+from prunepass.vlm.verify import example_of, what_tokens_see
 from tests.vlm import tiny_vlms
 from tests.vlm.tiny_vlms import FAMILIES, Family, model_inputs, pictures, prompt_of
 
@@ -37,7 +39,7 @@ def rewritten(name: str, **rest: Any) -> tuple[Any, Family, vlm.VlmBundle]:
     family = FAMILIES[name]
     model = family.make()
     programs, manifest = rewrite(model, image_size=family.image_size, **rest)
-    engines: dict[str, Any] = {part: runner(program) for part, program in programs.items()}
+    engines: dict[str, Any] = {part: EagerEngine.of(program) for part, program in programs.items()}
     return model, family, vlm.VlmBundle(manifest, engines, None)
 
 

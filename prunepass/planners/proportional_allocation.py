@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from prunepass.errors import PlanError
 
 
-def allocate(
+def allocate_by_score(
     scores: Sequence[float], sizes: Sequence[int], *, sparsity: float, most: float
 ) -> list[int]:
     """How many of its parts each block keeps; together exactly int((1 - sparsity) * all parts).
