@@ -215,7 +215,7 @@ def assemble(
                 final = source if batch is None else specialise(source, batch=batch)
                 engine, told[part] = examined(backend, final, scratch / part)
             with clock(f"check {part}"):
-                differences[part] = _difference(_runs_here(engine), final, part)
+                differences[part] = _difference(runs_here(engine), final, part)
             del engine  # Two sessions at once would hold all weights twice.
             # The compressed program is the plan's, but for a smaller picture, which has no steps.
             needed = part == "dense" or plan.method == DOWNSAMPLE
@@ -320,7 +320,7 @@ class _InPlace:
         return self.engine(*inputs)
 
 
-def _runs_here(engine: Engine) -> Engine:
+def runs_here(engine: Engine) -> Engine:
     """An engine, or what runs here in the place of one that is not built yet."""
     if not isinstance(engine, UnbuiltEngine):
         return engine

@@ -12,9 +12,10 @@ from torch.export import ExportedProgram
 
 from prunepass.analyse.flops import macs
 from prunepass.apply import apply_with_records
-from prunepass.backends.protocol import Engine
+from prunepass.backends.onnx_gated import READS_ALL
+from prunepass.backends.protocol import Backend, Engine
 from prunepass.bundle import check_free, write_digests, write_text, written
-from prunepass.compiler import AGREEMENT, Clock, available, examined
+from prunepass.compiler import AGREEMENT, Clock, available, examined, runs_here
 from prunepass.errors import BackendError, PlanError, UnsupportedGraph
 from prunepass.language.generate import LanguageBundle, load
 from prunepass.language.manifest import ENGINES, LanguageManifest
@@ -38,7 +39,7 @@ def compile(
     keep: float | None = None,
     plan: Plan | None = None,
     calibration: Sequence[Sequence[int]] | None = None,
-    backend: str = "aot_inductor",
+    backend: str | Backend = "aot_inductor",
     folder: str | Path,
     force: bool = False,
     name: str | None = None,
@@ -55,7 +56,7 @@ def compile(
         keep: Share of the inputs that stay, in (0, 1].
         plan: Carries out this plan instead of making one.
         calibration: Texts as token numbers, for shares of each layer.
-        backend: Name of a backend.
+        backend: Name of a backend, or one with settings of its own.
         folder: The bundle to write.
         force: Whether an existing bundle is replaced.
         name: What to call the model.
@@ -92,13 +93,14 @@ def compile(
                 (scratch / part).mkdir()
                 engine, _ = examined(chosen, source, scratch / part)
             with clock(f"check {part}"):
-                check_engine(engine, source, part, program)
+                check_engine(runs_here(engine), source, part, program)
             del engine
         manifest = _manifest(program, smaller, config, chosen.name, made.method, name, weights)
         if tokenizer is not None and getattr(tokenizer, "backend_tokenizer", None) is not None:
             write_text(scratch / TOKENIZER, tokenizer.backend_tokenizer.to_str())
         write_text(scratch / "plan.json", made.to_json())
-        write_text(scratch / "record.json", as_json(made, records, clock.seconds))
+        notes = {"engine": READS_ALL} if getattr(chosen, "portable", False) else {}
+        write_text(scratch / "record.json", as_json(made, records, clock.seconds, notes))
         write_text(scratch / "bundle.json", manifest.to_json())
         write_digests(scratch)
     return load(place)
@@ -149,7 +151,7 @@ def check_engine(
         inputs = step_inputs(program, torch.randint(0, 2, (1, tokens), generator=generator))
         wanted = runner(program)(*inputs)
         worst = _difference(engine(*inputs), wanted)
-        limit = AGREEMENT if exact else 1e-1
+        limit = max(AGREEMENT if exact else 1e-1, getattr(engine, "tolerance", 0.0))
         if tokens == 1:
             limit = max(limit, 0.5 * _difference(runner(dense)(*inputs), wanted))
         if not worst <= limit:
