@@ -15,6 +15,8 @@ Precision = Literal["fp32", "fp16", "bf16"]
 Via = Literal["onnx", "torch"]
 Range = tuple[int, int, int]
 """Smallest, usual and largest size; an engine is tuned for the usual one."""
+_IMAGES = ("image_positions", 1)
+"""Input and axis of how many images the prompts of a vision-language model have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +108,8 @@ class Profile:
 def profiles(path: Path, settings: TensorRTSettings) -> tuple[Profile, ...]:
     """The sizes of the inputs of an ONNX file.
 
-    A free axis is a batch where it comes first or is called `batch`; one called `images` are those
-    of a prompt, usually one; all others are lengths.
+    A free axis is a batch where it is that of axis 0 of the first input; how many images a prompt
+    has is usually one; all others are lengths.
 
     Raises:
         BackendError: Its weights lie outside of its folder.
@@ -116,19 +118,16 @@ def profiles(path: Path, settings: TensorRTSettings) -> tuple[Profile, ...]:
 
     model = onnx.load(str(path), load_external_data=False)
     check_external(model, path.name)
-    found = []
+    found: list[Profile] = []
+    batch = ""
     for value in model.graph.input:
         sizes = []
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            free = _free(dim.dim_param, axis, settings)
+            batch = batch or ("" if axis else dim.dim_param)
+            free = settings.batches if dim.dim_param in ("", batch) else settings.lengths
+            if (value.name, axis) == _IMAGES:
+                free = (1, 1, max(1, settings.batches[2] // 8))
             sizes.append((dim.dim_value,) * 3 if dim.dim_value else free)
         least, usual, most = zip(*sizes, strict=True) if sizes else ((), (), ())
         found.append(Profile(name=value.name, least=least, usual=usual, most=most))
     return tuple(found)
-
-
-def _free(name: str, axis: int, settings: TensorRTSettings) -> Range:
-    """The sizes of a free axis."""
-    if axis == 0 or name == "batch":
-        return settings.batches
-    return (1, 1, settings.batches[2]) if name == "images" else settings.lengths
