@@ -63,8 +63,8 @@ class OnnxBackend:
         half: Precision of products, see `onnx_precision`; None for that of the program.
         threads: Threads of a session, None for one a core.
         providers: Execution providers, in order of preference.
-        portable: Nothing compiled is put beside the file, and scans are written out where they
-            stand; sparse products cannot be had then.
+        portable: Nothing compiled is put beside the file: scans are written out where they stand,
+            and sparse products read all of their weight, see `onnx_gated`.
     """
 
     opset: int = 20

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 
 from prunepass.backends import (
     onnx_arithmetic,
+    onnx_attention,
     onnx_operator,
     onnx_parts,
     onnx_tokens,
@@ -40,8 +41,9 @@ def export(
         opset: Operator set of the file.
         target: Which runtime it is for, see `onnx_legal`.
         half: Precision of products, see `onnx_precision`; None for that of the program.
-        inline: Whether a scan is written out where it stands; else it is a function that is called,
-            for which a session may have an operator of its own.
+        inline: Whether nothing of ours is called: a scan is written out where it stands, and a
+            sparse product is a dense one of what stays. Else a scan is a function, for which a
+            session may have an operator of its own, and a sparse product such an operator.
 
     Raises:
         UsageError: The opset is one that is not written.
@@ -52,12 +54,18 @@ def export(
     shows when it translates them.
     """
     check_opset(opset)
-    loops, written = target != "tensorrt", max(opset, EXPORTED)
+    written = max(opset, EXPORTED)
+    translations = {
+        **onnx_arithmetic.translations(),
+        **onnx_attention.translations(whole=target != "tensorrt"),
+        **onnx_tokens.translations(loops=target != "tensorrt"),
+        **onnx_operator.translations(compiled=not inline),
+    }
     with _quiet():
         try:
-            exported = _translate(_Translatable.of(program), written, loops=loops)
+            exported = _translate(_Translatable.of(program), written, translations)
         except Exception:
-            exported = _translate(program, written, loops=loops)
+            exported = _translate(program, written, translations)
         model = exported.model
         scans = any(node.op_type == onnx_tokens.SCAN_FUNCTION for node in model.graph)
         if scans and inline:
@@ -73,19 +81,14 @@ def export(
     return exported
 
 
-def _translate(program: ExportedProgram, opset: int, *, loops: bool) -> Any:
-    tokens = onnx_tokens.translations(loops=loops)
+def _translate(program: ExportedProgram, opset: int, translations: Mapping[Any, Any]) -> Any:
     exported = torch.onnx.export(
         program,
         dynamo=True,
         opset_version=opset,
         verbose=False,
         optimize=False,
-        custom_translation_table={
-            **onnx_arithmetic.translations(),
-            **tokens,
-            **onnx_operator.translations(),
-        },
+        custom_translation_table=dict(translations),
     )
     assert exported is not None
     assert exported.exported_program is not None

@@ -14,14 +14,14 @@ from typing import Any, Literal
 from prunepass.backends.onnx_integers import NARROW
 from prunepass.backends.onnx_opset import OPSET_17, Lowering, attribute, constant
 from prunepass.backends.onnx_scatter import one_hot_sum
-from prunepass.backends.onnx_tensorrt_parts import ATTENTION, PARTS
+from prunepass.backends.onnx_tensorrt_parts import ATTENTION, PARTS, RMS_NORM
 from prunepass.backends.onnx_topk import LARGEST_K, rank_by_counting
 from prunepass.errors import BackendError, UsageError
 
 Target = Literal["onnxruntime", "tensorrt"]
 OLDEST, EXPORTED, WITH_ATTENTION, NEWEST = 17, 18, 23, 25
-"""Opsets: the lowest we write, the lowest the exporter writes, the first in which attention is one
-operator, and the highest that both write."""
+"""Opsets: the lowest we write, the lowest the exporter writes, the first in which attention, and a
+norm by the mean square, are one operator, and the highest that both write."""
 
 _TENSORRT: Mapping[str, Lowering] = MappingProxyType(
     {"TopK": rank_by_counting, "ScatterElements": one_hot_sum}
@@ -89,6 +89,8 @@ def _tables(opset: int, target: Target) -> Sequence[Mapping[str, Lowering]]:
         found.append(_TENSORRT)
         if opset == OLDEST:
             found += [PARTS, NARROW]
+        if opset >= WITH_ATTENTION:
+            found.append(RMS_NORM)
     if opset == OLDEST:
         found.append(OPSET_17)
     if opset >= WITH_ATTENTION:
@@ -128,6 +130,8 @@ def illegal(model: Any, *, opset: int, target: Target) -> list[str]:
             except defs.SchemaError:
                 schema = None
             why = _strange(node, schema) or (_refused(node) if target == "tensorrt" else None)
+            if why is None and target == "tensorrt" and opset == OLDEST and node.op_type in PARTS:
+                why = "TensorRT 8 has no such operator"
         if why is not None:
             found.append(f"{node.op_type} ({node.name}): {why}")
     return found

@@ -16,6 +16,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from prunepass.backends.onnx_gated import masked_product
 from prunepass.errors import BackendError, first_line
 from prunepass.kernels.native import FOR_ONNX, compiled
 from prunepass.kernels.sparse_linear import GATED_LINEAR
@@ -86,8 +87,14 @@ def register_operator(options: Any, folder: Path) -> None:
         ) from error
 
 
-def translations() -> dict[Any, Callable[..., Any]]:
-    """How the exporter writes the operator down."""
+def translations(*, compiled: bool) -> dict[Any, Callable[..., Any]]:
+    """How the exporter writes a sparse product down.
+
+    Args:
+        compiled: Whether as the operator of ours, else in ONNX's own.
+    """
+    if not compiled:
+        return {GATED_LINEAR: masked_product}
     from onnx.defs import OpSchema
     from onnxscript import FLOAT
     from onnxscript.values import Op, Opset

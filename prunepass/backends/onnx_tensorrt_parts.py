@@ -1,8 +1,8 @@
-"""Operators that TensorRT 8 does not know, as their parts.
+"""Operators that TensorRT 8, or one before 10.15, does not know, as their parts.
 
 Source: onnx/onnx-tensorrt, docs/operators.md of release/8.5-GA and release/8.6-GA, which do not
-list LayerNormalization or CastLike. GELU and attention come as parts below opset 20 and 23 from the
-exporter already.
+list LayerNormalization or CastLike; CHANGELOG.md of NVIDIA/TensorRT, 10.15 (RMSNormalization). GELU
+comes as parts below opset 20 from the exporter already; attention see `onnx_attention`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from prunepass.backends.onnx_opset import Lowering, attribute
-from prunepass.backends.onnx_types import type_of
+from prunepass.backends.onnx_types import FLOAT, type_of
 
 
 def _layer_norm(tape: Any, node: Any) -> Any:
@@ -23,10 +23,30 @@ def _layer_norm(tape: Any, node: Any) -> Any:
     centred = tape.op("Sub", [x, tape.op("ReduceMean", [x], attributes=over)])
     squared = tape.op("Mul", [centred, centred])
     variance = tape.op("ReduceMean", [squared], attributes=over)
-    little = tape.op("Constant", [], attributes={"value_float": attribute(node, "epsilon", 1e-5)})
+    little = _little(tape, node, x)
     deviation = tape.op("Sqrt", [tape.op("Add", [variance, little])])
     made = tape.op("Mul", [tape.op("Div", [centred, deviation]), scale])
     return [made if bias is None else tape.op("Add", [made, bias])]
+
+
+def _little(tape: Any, node: Any, like: Any) -> Any:
+    """The epsilon of a norm, in the type of what it is added to."""
+    found = tape.op("Constant", [], attributes={"value_float": attribute(node, "epsilon", 1e-5)})
+    kind = type_of(like)
+    plain = kind is None or kind == FLOAT
+    return found if plain else tape.op("Cast", [found], attributes={"to": kind})
+
+
+def _rms_norm(tape: Any, node: Any) -> Any:
+    """An operator of opset 23 and later, where axes are an input."""
+    x, scale = node.inputs
+    rank = len(x.shape)
+    first = attribute(node, "axis", -1) % rank
+    over = tape.op("Constant", [], attributes={"value_ints": list(range(first - rank, 0))})
+    mean = tape.op("ReduceMean", [tape.op("Mul", [x, x]), over], attributes={"keepdims": 1})
+    little = _little(tape, node, x)
+    size = tape.op("Sqrt", [tape.op("Add", [mean, little])])
+    return [tape.op("Mul", [tape.op("Div", [x, size]), scale])]
 
 
 def _cast_like(tape: Any, node: Any) -> Any:
@@ -52,6 +72,7 @@ def _whole_mask(tape: Any, node: Any) -> Any:
     return list(made)
 
 
+RMS_NORM: Mapping[str, Lowering] = MappingProxyType({"RMSNormalization": _rms_norm})
 ATTENTION: Mapping[str, Lowering] = MappingProxyType({"Attention": _whole_mask})
 PARTS: Mapping[str, Lowering] = MappingProxyType(
     {"LayerNormalization": _layer_norm, "CastLike": _cast_like}

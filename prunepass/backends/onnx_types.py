@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-INT32, INT64 = 6, 7
+FLOAT, INT32, INT64 = 1, 6, 7
 _AS_THE_FIRST = frozenset(
     ("Add", "Sub", "Mul", "Div", "Neg", "Abs", "Sqrt", "Exp", "Log", "Transpose", "Reshape",
      "Squeeze", "Unsqueeze", "Slice", "Gather", "GatherElements", "Expand", "Flatten", "Identity",
      "Concat", "MatMul", "Softmax", "Split", "Min", "Max", "ScatterElements", "ReduceSum",
-     "ReduceMean", "ReduceMax", "LayerNormalization", "Conv", "Gemm", "Relu", "Pad", "Range")
+     "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare", "ReduceL2",
+     "LayerNormalization", "RMSNormalization", "BatchNormalization", "Conv", "ConvTranspose",
+     "Gemm", "Relu", "LeakyRelu", "Elu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus",
+     "Tanh", "Erf", "Sin", "Cos", "Pow", "Reciprocal", "Clip", "Floor", "Ceil", "Round", "Sign",
+     "Mod", "Sum", "Mean", "CumSum", "Trilu", "Tile", "Einsum", "LogSoftmax", "AveragePool",
+     "MaxPool", "GlobalAveragePool", "Resize", "Pad", "Range")
 )  # fmt: skip
 
 
@@ -22,7 +27,7 @@ def type_of(value: Any, depth: int = 20) -> int | None:
         return None
     if node.op_type == "Cast":
         return int(node.attributes["to"].value)
-    if node.op_type == "CastLike":
+    if node.op_type in ("CastLike", "Where"):
         return type_of(node.inputs[1], depth - 1)
     if node.op_type in ("Shape", "Size", "ArgMax", "ArgMin", "NonZero"):
         return INT64

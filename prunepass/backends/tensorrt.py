@@ -48,6 +48,11 @@ class TensorRTBackend:
     settings: TensorRTSettings = field(default_factory=TensorRTSettings)
     name: str = "tensorrt"
 
+    @property
+    def portable(self) -> bool:
+        """Its files call no operator of ours, see `OnnxBackend.portable`."""
+        return True
+
     def unavailable(self) -> str | None:
         """None, or which package is missing.
 

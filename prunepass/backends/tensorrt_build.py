@@ -56,7 +56,7 @@ def build_plan(path: Path, settings: TensorRTSettings, inputs: Sequence[Profile]
         raise BackendError(
             f"TensorRT {trt.__version__} cannot build {path.name}",
             found="its builder gave no engine; its log says more",
-            fix="TensorRTSettings with more workspace or smaller batches, or --precision fp32",
+            fix="more --workspace, a smaller --profile, or --precision fp32",
         )
     return bytes(plan)
 

@@ -87,7 +87,7 @@ class TensorRTEngine:
                 raise BackendError(
                     f"the engine was not built for {name} of this shape",
                     found=str(list(here.shape)),
-                    fix="compile in Python, with TensorRTSettings(batches=...) that hold it",
+                    fix="compile with --profile or --profile-lengths that hold it",
                 )  # fmt: skip
             self.context.set_tensor_address(name, here.data_ptr())
             held.append(here)
@@ -125,6 +125,11 @@ class UnbuiltEngine:
     why: str
     commands: Path
     tolerance: float
+
+    @property
+    def told(self) -> str:
+        """That it is not built, why, and how it will be, in one line."""
+        return f"not built yet: {self.why}; {self.commands.name} beside each has the commands"
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         raise BackendError(

@@ -15,6 +15,8 @@ Precision = Literal["fp32", "fp16", "bf16"]
 Via = Literal["onnx", "torch"]
 Range = tuple[int, int, int]
 """Smallest, usual and largest size; an engine is tuned for the usual one."""
+_IMAGES = ("image_positions", 1)
+"""Input and axis of how many images the prompts of a vision-language model have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class TensorRTSettings:
         via: `onnx`, TensorRT's own parser and builder; `torch`, torch-tensorrt.
         opset: Operator set of the ONNX file; 17 is read by every TensorRT from 8.5 on.
         batches: Sizes of a free batch.
-        lengths: Sizes of every other free axis.
+        lengths: Sizes of tokens and caches, and of every other free axis.
         workspace: MiB of GPU memory a layer may use.
         level: Builder optimisation level, 0 to 5.
         tf32: Whether fp32 products may round their inputs to 10 bits.
@@ -58,6 +60,12 @@ class TensorRTSettings:
                     f"{name} of a profile go from the smallest to the largest",
                     found=f"{least}, {usual}, {most}", fix="1, 8, 64",
                 )  # fmt: skip
+        if self.workspace < 1 or not 0 <= self.level <= 5:
+            raise UsageError(
+                "TensorRT's workspace is at least 1 MiB and its level 0 to 5",
+                found=f"workspace={self.workspace}, level={self.level}",
+                fix="workspace=4096, level=3",
+            )
 
     @property
     def folder(self) -> Path:
@@ -98,7 +106,10 @@ class Profile:
 
 
 def profiles(path: Path, settings: TensorRTSettings) -> tuple[Profile, ...]:
-    """The sizes of the inputs of an ONNX file: axis 0 a batch where it is free, others lengths.
+    """The sizes of the inputs of an ONNX file.
+
+    A free axis is a batch where it is that of axis 0 of the first input; how many images a prompt
+    has is usually one; all others are lengths.
 
     Raises:
         BackendError: Its weights lie outside of its folder.
@@ -107,11 +118,15 @@ def profiles(path: Path, settings: TensorRTSettings) -> tuple[Profile, ...]:
 
     model = onnx.load(str(path), load_external_data=False)
     check_external(model, path.name)
-    found = []
+    found: list[Profile] = []
+    batch = ""
     for value in model.graph.input:
         sizes = []
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            free = settings.lengths if axis else settings.batches
+            batch = batch or ("" if axis else dim.dim_param)
+            free = settings.batches if dim.dim_param in ("", batch) else settings.lengths
+            if (value.name, axis) == _IMAGES:
+                free = (1, 1, max(1, settings.batches[2] // 8))
             sizes.append((dim.dim_value,) * 3 if dim.dim_value else free)
         least, usual, most = zip(*sizes, strict=True) if sizes else ((), (), ())
         found.append(Profile(name=value.name, least=least, usual=usual, most=most))

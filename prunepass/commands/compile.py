@@ -7,14 +7,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, cast
 
-from prunepass.backends.onnx import OnnxBackend
-from prunepass.backends.protocol import Backend
-from prunepass.backends.tensorrt import TensorRTBackend
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
-from prunepass.backends.tensorrt_settings import TensorRTSettings
 from prunepass.bundle import read_plan
 from prunepass.bundle_files import check_free
 from prunepass.capturing import capture
+from prunepass.commands.building import backend_arguments, backend_of
 from prunepass.commands.planning import check_together, made_plan
 from prunepass.commands.request import (
     Say,
@@ -34,8 +31,6 @@ from prunepass.sources.language import is_language
 from prunepass.sources.vision_language import is_vision_language
 from prunepass.vlm import commands as vlm_commands
 
-_OF_BACKENDS = ("precision", "via", "opset")
-"""Options that say how an engine is built."""
 _PLANNING = ("method", "flops", "images", "action", "at", "keep", "option")
 """Options that say how a plan is made."""
 
@@ -45,16 +40,7 @@ def arguments(parser: ArgumentParser) -> None:
     model_arguments(parser)
     planning_arguments(parser)
     parser.add_argument("--plan", metavar="FILE", help="carry out this plan")
-    parser.add_argument(
-        "--backend", default="onnx", help="onnx (default), aot_inductor, tensorrt or eager"
-    )
-    parser.add_argument(
-        "--precision", metavar="P", help="of TensorRT: fp32 (default), fp16 or bf16"
-    )
-    parser.add_argument(
-        "--via", metavar="WAY", help="to TensorRT: onnx (default), or torch for torch-tensorrt"
-    )
-    parser.add_argument("--opset", type=int, metavar="N", help="of the ONNX file, 17 to 25")
+    backend_arguments(parser)
     parser.add_argument(
         "--no-program", action="store_true",
         help="leave the program out of the bundle, which `verify` needs",
@@ -92,11 +78,12 @@ def arguments(parser: ArgumentParser) -> None:
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Compiles a model into a bundle."""
     check_together(words)
-    backend = backend_of(words)
-    if is_vision_language(words.model):
-        return vlm_commands.compile(words, say=say)
-    if is_language(words.model):
-        return language_commands.compile(words, say=say)
+    pictures_too, text_alone = is_vision_language(words.model), is_language(words.model)
+    backend = backend_of(words, text=pictures_too or text_alone)
+    if pictures_too:
+        return vlm_commands.compile(words, backend=backend, say=say)
+    if text_alone:
+        return language_commands.compile(words, backend=backend, say=say)
     texts = [n for n in vlm_commands.ONLY_TEXT if getattr(words, n) is not None]
     if texts:
         raise UsageError(
@@ -173,29 +160,3 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
         say(f"                  {result.engine.commands} has the commands that build it")
     say(f"bundle            {folder}")
     return {}
-
-
-def backend_of(words: Namespace) -> Backend | str:
-    """The backend that the words ask for, with its settings.
-
-    Raises:
-        UsageError: A setting is of another backend, or a model of text is to go to TensorRT.
-    """
-    settings = {n: getattr(words, n) for n in _OF_BACKENDS if getattr(words, n) is not None}
-    text = is_vision_language(words.model) or is_language(words.model)
-    known: dict[str, tuple[str, ...]] = {"tensorrt": _OF_BACKENDS, "onnx": ("opset",)}
-    takes = () if text else known.get(words.backend, ())
-    wrong = [f"--{name}" for name in settings if name not in takes]
-    if wrong:
-        raise UsageError(
-            f"{wrong[0]} is no setting of --backend {words.backend} here",
-            found=", ".join(wrong), fix="--backend tensorrt, for a model of pictures alone",
-        )  # fmt: skip
-    if words.backend == "tensorrt":
-        if text:
-            raise UsageError(
-                "TensorRT engines are built of models of pictures alone",
-                found=f"--backend tensorrt for {words.model}", fix="--backend onnx",
-            )  # fmt: skip
-        return TensorRTBackend(TensorRTSettings(**settings))
-    return OnnxBackend(**settings) if settings else words.backend

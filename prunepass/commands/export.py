@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prunepass.commands.pictures_only import check_pictures
 from prunepass.commands.request import Say
 from prunepass.serving.triton_repository import export
 
@@ -30,6 +31,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Writes a bundle into a model repository."""
+    check_pictures(
+        words.bundle, verb="export",
+        instead="prunepass.language.load or prunepass.vlm.load in a server of your own",
+    )  # fmt: skip
     repository = words.triton_repository
     served = export(
         words.bundle, repository, name=words.name, most=words.max_batch, delay=words.delay

@@ -13,6 +13,7 @@ import torch
 
 from prunepass.backends.table import BACKENDS
 from prunepass.bundle import read_manifest
+from prunepass.commands.pictures_only import check_pictures
 from prunepass.commands.request import Say
 from prunepass.errors import ModelError, UsageError
 from prunepass.sources.pictures import find_pictures
@@ -34,6 +35,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Compares a bundle in several backends with its program."""
+    check_pictures(
+        words.bundle, verb="verify",
+        instead="compile compared its engines with their programs; `prunepass bench` times them",
+    )  # fmt: skip
     names = tuple(words.backends.split(",")) if words.backends else tuple(BACKENDS)
     pictures = None
     if words.images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,9 @@ def _module(proto: Any) -> str:
     """The module a node came from, as torch's exporter notes it down."""
     for entry in proto.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":
-            scopes = [s.strip(" '\"") for s in entry.value.strip("[]").split(",")]
-            return scopes[-2] if len(scopes) > 1 else ""
+            scopes = [name for _, name in re.findall(r"(['\"])(.*?)\1", entry.value)]
+            # A model that runs a slice of its layers: `layers.slice(None, 2, None).0`.
+            return re.sub(r"slice\([^)]*\)\.", "", scopes[-2]) if len(scopes) > 1 else ""
     return ""
 
 

@@ -98,7 +98,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="trt-domain", target="tensorrt", operators=("*",), condition=_foreign, effect="fails",
         what="only a plugin of that name could run it",
-        mend="a graph without it: prunepass makes sparse products and scans for other backends",
+        mend="compile with --backend tensorrt, which writes sparse products and scans of ours in "
+        "ONNX's own operators",
         source="code: ModelImporter, FallbackPluginImporter",
     ),
     Rule(
@@ -135,8 +136,21 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="trt-attention", target="tensorrt", versions="<10.14", operators=("Attention",),
         condition=always("Attention"), effect="fails", what="the parser has no importer for it",
-        mend="export at opset 22 or lower, where it comes as MatMul and Softmax",
-        source="changes, 10.14",
+        mend="export at opset 22 or lower, where it comes as MatMul and Softmax; with --backend "
+        "tensorrt it does so at every opset",
+        source="changes, 10.14, and those of onnx-tensorrt release/10.14-GA: `Added support "
+        "for the Attention operator`",
+    ),
+    Rule(
+        name="trt-attention-fused", target="tensorrt", versions=">=10.14",
+        operators=("Attention",), effect="untested",
+        condition=attribute("TRT_decomposable", lambda v: not v, default=0),
+        what="it becomes one fused kernel or nothing: where there is none for its type and its "
+        "channels of a head, the build fails",
+        mend="export at opset 22 or lower, where it comes as MatMul and Softmax; with --backend "
+        "tensorrt it does so at every opset",
+        source="IAttention::setDecomposable in NVIDIA's API documents (not decomposable by "
+        "default); code: importAttention; github.com/NVIDIA/TensorRT/issues/4705",
     ),
     Rule(
         name="trt-attention-inputs", target="tensorrt", versions=">=10.14",
@@ -245,7 +259,9 @@ RULES: tuple[Rule, ...] = (
         name="trt-loop", target="tensorrt", operators=("Loop", "Scan"),
         condition=always("one step after the other"), effect="slow",
         what="its steps run one after the other, each in kernels of its own",
-        mend="a scan in chunks, written as matrix products",
-        source="github.com/onnx/onnx/pull/7950: 10 to 50 times slower than a fused kernel",
+        mend="compile with --backend tensorrt, which writes scans by doubling; or write them in "
+        "chunks, as matrix products",
+        source="code: importScan makes an ILoop; github.com/onnx/onnx/pull/7950: 10 to 50 times "
+        "slower than a fused kernel",
     ),
 )  # fmt: skip

@@ -124,6 +124,13 @@ RULES: tuple[Rule, ...] = (
         source="documents at 11.1, Resize; code to 10.1-GA never reads `antialias`",
     ),
     Rule(
+        name="trt-resize-cubic", target="tensorrt", operators=("Resize",), effect="untested",
+        condition=attribute("mode", lambda v: v == "cubic"),
+        what="the parser's code reads it, its documents name nearest and linear alone",
+        mend="resize before the model, or with two products: one matrix for rows, one for columns",
+        source="documents at 8.5-GA to 11.1, Resize; code: setCubicCoeff in importResize",
+    ),
+    Rule(
         name="trt-zero-point", target="tensorrt",
         operators=("QuantizeLinear", "DequantizeLinear"),
         condition=number_not(2, 0, "zero point"), effect="fails",

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from prunepass.backends.protocol import Backend
+from prunepass.backends.tensorrt_engine import UnbuiltEngine
 from prunepass.bundle import read_plan
 from prunepass.bundle_files import check_free
 from prunepass.errors import ModelError, UsageError
@@ -28,8 +30,8 @@ _OTHERS = (
 """Options of `compile` that make no sense for language models."""
 
 
-def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
-    """Compiles a language model into a bundle."""
+def compile(words: Namespace, *, backend: Backend | str, say: Say) -> dict[str, Any]:
+    """Compiles a language model into a bundle, its engines built by a backend."""
     given = [name for name in _OTHERS if getattr(words, name) is not None]
     if given or words.batch != "dynamic":
         found = ", ".join("--" + name.replace("_", "-") for name in given) or "--batch"
@@ -58,7 +60,7 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
         plan, texts = _planned(words, loaded.module, texts or [], say, **options), None
     bundle = compile_model(
         loaded.module, loaded.tokenizer, method=words.method or "wina", keep=keep, plan=plan,
-        calibration=texts, backend=words.backend, folder=words.output, force=words.force,
+        calibration=texts, backend=backend, folder=words.output, force=words.force,
         name=words.model, weights=loaded.weights, rotate=bool(words.rotate), **options,
         on_stage=lambda stage: say(stage, stage=True),
     )  # fmt: skip
@@ -78,6 +80,8 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
         f"({manifest.macs_ratio:.3f})")  # fmt: skip
     if manifest.weights == "random":
         say("note              random weights: speed and structure only, no quality")
+    if isinstance(engine := bundle.engines["compressed"], UnbuiltEngine):
+        say(f"engines           {engine.told}")
     say(f"bundle            {words.output}")
     return {}
 

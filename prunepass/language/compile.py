@@ -14,7 +14,8 @@ from prunepass.agreement import CAPTURED, DECODER_ENGINE, difference, largest_di
 from prunepass.analyse.flops import macs
 from prunepass.apply import apply_with_records
 from prunepass.backends.eager import EagerEngine
-from prunepass.backends.protocol import Engine
+from prunepass.backends.onnx_gated import READS_ALL
+from prunepass.backends.protocol import Backend, Engine
 from prunepass.bundle_files import check_free, write_digests, write_text, written
 from prunepass.engines import available, check_engine, examined
 from prunepass.errors import PlanError, UnsupportedGraph
@@ -37,7 +38,7 @@ def compile(
     keep: float | None = None,
     plan: Plan | None = None,
     calibration: Sequence[Sequence[int]] | None = None,
-    backend: str = "aot_inductor",
+    backend: str | Backend = "aot_inductor",
     folder: str | Path,
     force: bool = False,
     name: str | None = None,
@@ -54,7 +55,7 @@ def compile(
         keep: Share of the inputs that stay, in (0, 1].
         plan: Carries out this plan instead of making one.
         calibration: Texts as token numbers, for shares of each layer.
-        backend: Name of a backend.
+        backend: Name of a backend, or one with settings of its own.
         folder: The bundle to write.
         force: Whether an existing bundle is replaced.
         name: What to call the model.
@@ -97,7 +98,8 @@ def compile(
         if tokenizer is not None and getattr(tokenizer, "backend_tokenizer", None) is not None:
             write_text(scratch / TOKENIZER, tokenizer.backend_tokenizer.to_str())
         write_text(scratch / "plan.json", made.to_json())
-        write_text(scratch / "record.json", as_json(made, records, clock.seconds))
+        notes = {"engine": READS_ALL} if getattr(chosen, "portable", False) else {}
+        write_text(scratch / "record.json", as_json(made, records, clock.seconds, notes))
         write_text(scratch / "bundle.json", manifest.to_json())
         write_digests(scratch)
     return load(place)

@@ -10,8 +10,18 @@ from prunepass.plans import Plan
 from prunepass.records import PassRecord
 
 
-def as_json(plan: Plan, records: Sequence[PassRecord], seconds: Mapping[str, float]) -> str:
-    """Which layers read fewer inputs and how many, which stayed dense and why, as JSON text."""
+def as_json(
+    plan: Plan, records: Sequence[PassRecord], seconds: Mapping[str, float],
+    notes: Mapping[str, str],
+) -> str:  # fmt: skip
+    """Which layers read fewer inputs and how many, which stayed dense and why, as JSON text.
+
+    Args:
+        plan: What was done.
+        records: What came of it.
+        seconds: Of each stage.
+        notes: What else is to be known of the engines.
+    """
     keeps = {step.site: step for step in plan.steps if step.kind == "sparsify_inputs"}
     sparse = {
         site: {"rule": keeps[site].rule, "keep": round(float(keeps[site].keep), 4)}
@@ -22,7 +32,7 @@ def as_json(plan: Plan, records: Sequence[PassRecord], seconds: Mapping[str, flo
     return json.dumps(
         {
             "method": plan.method,
-            "notes": dict(plan.notes),
+            "notes": {**plan.notes, **notes},
             "sparse": sparse,
             "dense": {site: why for record in records for site, why in record.left.items()},
             "seconds": dict(seconds),

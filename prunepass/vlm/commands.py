@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prunepass.backends.protocol import Backend
+from prunepass.backends.tensorrt_engine import UnbuiltEngine
 from prunepass.bundle_files import check_free
 from prunepass.errors import UsageError
 from prunepass.planners.image_methods import NONE
@@ -29,8 +31,8 @@ ONLY_TEXT = (
 """Options of `compile` that make sense for models of text alone, with or without pictures."""
 
 
-def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
-    """Compiles a vision-language model into a bundle."""
+def compile(words: Namespace, *, backend: Backend | str, say: Say) -> dict[str, Any]:
+    """Compiles a vision-language model into a bundle, its engines built by a backend."""
     given = [name for name in ONLY_PICTURES if getattr(words, name) is not None]
     if given:
         raise UsageError(
@@ -54,7 +56,7 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
         loaded.module, loaded.processor, method=method,
         keep=shares(words.keep), after=words.after, positions=words.positions,
         image_size=words.image_size, without=without, score=words.score or "bi",
-        texts=words.texts, decode_inputs=decode, backend=words.backend, folder=words.output,
+        texts=words.texts, decode_inputs=decode, backend=backend, folder=words.output,
         force=words.force, name=words.model, preprocessing=loaded.preprocessing,
         template=loaded.template, on_stage=lambda stage: say(stage, stage=True),
     )  # fmt: skip
@@ -71,10 +73,14 @@ def compile(words: Namespace, *, say: Say) -> dict[str, Any]:
             f"decoding          {reads['method']}: {reads['layers']} layers read {reads['keep']:g} "
             f"of their inputs, {reads['dense_layers']} all; {reads['macs_ratio']:.3f} of the MACs"
         )
+        if "note" in reads:
+            say(f"                  {reads['note']}")
     left = [part / whole for part, whole in manifest.shares]
     counted = left if manifest.image_tokens is None else manifest.left()
     say(f"image tokens      {_runs(counted)}")
     say(f"cache of images   {sum(left) / len(left):.3f} of the dense one")
+    if isinstance(engine := bundle.engines["decode"], UnbuiltEngine):
+        say(f"engines           {engine.told}")
     say(f"bundle            {words.output}")
     return {}
 

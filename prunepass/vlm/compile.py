@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from torch.export import ExportedProgram
 
 from prunepass.backends.eager import EagerEngine
 from prunepass.backends.onnx import OnnxBackend
+from prunepass.backends.onnx_gated import READS_ALL
 from prunepass.backends.onnx_weights import SharedWeights
 from prunepass.backends.protocol import Backend, Engine
 from prunepass.bundle_files import check_free, write_digests, write_text, written
 from prunepass.doctor.before_building import check
-from prunepass.engines import available, check_engine
+from prunepass.engines import available, check_engine, examined
 from prunepass.plans import Plain
 from prunepass.stages import Clock
 from prunepass.vlm.generate import VlmBundle
@@ -45,7 +47,7 @@ def compile(
     score: str = "bi",
     texts: str | Path | None = None,
     decode_inputs: DecodeInputs | None = None,
-    backend: str = "onnx",
+    backend: str | Backend = "onnx",
     folder: str | Path,
     force: bool = False,
     name: str | None = None,
@@ -71,7 +73,7 @@ def compile(
         score: What chooses them where a number is given.
         texts: A file of prompts, one a line, that the score is measured on; `zd` needs none.
         decode_inputs: What decoding steps read, None for all of the weights.
-        backend: Name of a backend.
+        backend: Name of a backend, or one with settings of its own.
         folder: The bundle to write.
         force: Whether an existing bundle is replaced.
         name: What to call the model.
@@ -94,6 +96,9 @@ def compile(
         options=options, image_size=image_size, without=without, decode_inputs=decode_inputs,
         backend=chosen.name, name=name, preprocessing=preprocessing, template=template, clock=clock,
     )  # fmt: skip
+    if manifest.decode_inputs is not None and getattr(chosen, "portable", False):
+        reads = {**manifest.decode_inputs, "note": READS_ALL}
+        manifest = dataclasses.replace(manifest, decode_inputs=reads)
     with written(place, force=force) as scratch:
         weights = SharedWeights(scratch)
         for part, program in programs.items():
@@ -117,7 +122,7 @@ def _built(
 ) -> Engine:
     """An engine; of ONNX with its weights among those of the others, as many are the same."""
     if not isinstance(backend, OnnxBackend):
-        return backend.build(program, folder)
+        return examined(backend, program, folder)[0]
     check(program, ("onnxscript",))
     backend.write(program, folder)
     check(weights.take_in(folder), ("onnxruntime",))

@@ -131,6 +131,45 @@ def test_many_of_more_are_ranked_by_counting(largest: int) -> None:
     assert "TopK" in operators(lowered(few))
 
 
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_a_norm_by_the_mean_square_is_its_parts(axis: int) -> None:
+    inputs = {"x": FLOATS * 3 + 1, "scale": FLOATS[0, 0] if axis == -1 else FLOATS[0]}
+    model = graph("RMSNormalization", inputs, opset=23, axis=axis, epsilon=1e-3)
+    made = lowered(model, opset=23)
+    assert "RMSNormalization" not in operators(made)
+    (found,) = run(made, inputs)
+    x, over = inputs["x"], -1 if axis == -1 else (1, 2)
+    right = x / np.sqrt((x * x).mean(over, keepdims=True) + 1e-3) * inputs["scale"]
+    np.testing.assert_allclose(found, right, rtol=2e-6, atol=2e-6)
+
+
+class _Attends(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_attention_is_its_parts_for_tensorrt_at_every_opset(tmp_path: Path) -> None:
+    x = torch.randn(2, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(_Attends(), (x,), strict=False)
+    for target in ("tensorrt", "onnxruntime"):
+        engine = OnnxBackend(target=target, opset=NEWEST).build(program, tmp_path)  # type: ignore[arg-type]
+        torch.testing.assert_close(engine(x)[0], program.module()(x), rtol=1e-5, atol=1e-5)
+        found = operators(onnx.load(str(tmp_path / "model.onnx")))
+        assert ("Attention" in found) == (target == "onnxruntime")
+
+
+def test_what_tensorrt_8_lacks_is_not_left() -> None:
+    nodes = [
+        helper.make_node("NonsenseOfAnother", ["x"], ["like"], domain="elsewhere"),
+        helper.make_node("CastLike", ["x", "like"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "xy"]
+    made = helper.make_graph(nodes, "cast", values[:1], values[1:])
+    model = onnx_ir.serde.deserialize_model(helper.make_model(made))
+    told = illegal(model, opset=17, target="tensorrt")
+    assert any("TensorRT 8 has no such operator" in line for line in told)
+
+
 def test_sizes_are_no_arithmetic() -> None:
     nodes = [
         helper.make_node("Shape", ["x"], ["size"], start=0, end=1),

@@ -104,13 +104,35 @@ def test_settings() -> None:
     data = json.loads(json.dumps(made.to_dict()))
     assert TensorRTSettings.from_dict(data, cache="/c") == made
     assert "cache" not in data
-    for wrong in ({"precision": "fp8"}, {"via": "air"}, {"batches": (8, 1, 64)}):
+    for wrong in (
+        {"precision": "fp8"}, {"via": "air"}, {"batches": (8, 1, 64)}, {"workspace": 0},
+        {"level": 6},
+    ):  # fmt: skip
         with pytest.raises(UsageError):
             TensorRTSettings(**wrong)  # type: ignore[arg-type]
 
 
 def test_profiles_are_of_free_axes(half: Path) -> None:
     assert profiles(half / MODEL, TensorRTSettings()) == (IMAGES,)
+
+
+def test_profiles_tell_a_batch_from_lengths_and_images(tmp_path: Path) -> None:
+    shapes = {"tokens": ["b", "t"], "image_positions": ["b", "i", 16], "past": ["b", 2, "p", 8],
+              "places": [3, "b", "t"], "dropped": [4]}  # fmt: skip
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, sizes)
+        for name, sizes in shapes.items()
+    ]
+    made = onnx.helper.make_model(onnx.helper.make_graph([], "inputs", values, []))
+    onnx.save(made, str(tmp_path / MODEL))
+    settings = TensorRTSettings(batches=(1, 2, 16), lengths=(1, 30, 99))
+    found = {one.name: one for one in profiles(tmp_path / MODEL, settings)}
+    assert [one.usual for one in found.values()] == [
+        (2, 30), (2, 1, 16), (2, 2, 30, 8), (3, 2, 30), (4,)
+    ]  # fmt: skip
+    assert found["image_positions"].most == (16, 2, 16)
+    assert found["past"].most == (16, 2, 99, 8)
+    assert not found["dropped"].free
 
 
 COMMANDS = {

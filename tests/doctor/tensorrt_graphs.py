@@ -6,6 +6,8 @@ from tests.doctor.makers import CALL, FUNCTION, RELU, SCAN, Example, one, onnx
 
 ATTENTION = """g (float[1, 2, 6, 4] q, float[1, 2, 6, 4] k, float[1, 2, 6, 4] v{more})
     => (float[1, 2, 6, 4] y) {{ y = Attention{attributes}(q, k, v{rest}) }}"""
+ATTENTION_PARTS = """g (float[1, 2, 6, 6] a, float[1, 2, 6, 4] v) => (float[1, 2, 6, 4] y)
+    { s = Softmax(a) y = MatMul(s, v) }"""
 SCATTER = """g (float[4, 3] x, int64[{n}, 3] i, float[{n}, 3] u) => (float[4, 3] y)
     {{ y = ScatterElements<axis = 0{reduction}>(x, i, u) }}"""
 SCATTER_ND = """g (float[4, 3] x, int64[2, 1] i, float[2, 3] u) => (float[4, 3] y)
@@ -48,7 +50,7 @@ def _stored(op: str) -> str:
 POOL = """g (float[1, 3, 8, 8] x) => (float y{more})
     {{ y{more2} = MaxPool<kernel_shape = [2, 2]{a}>(x) }}"""
 RESIZE = """g (float[1, 3, 8, 8] x) => (float[1, 3, 4, 4] y) <float[4] s = {{1, 1, 0.5, 0.5}}>
-    {{ y = Resize<mode = "linear"{antialias}>(x, , s) }}"""
+    {{ y = Resize<mode = "{mode}"{antialias}>(x, , s) }}"""
 QUANTIZE = """g (float[2, 8] x) => (int8[2, 8] y) <float s = {{0.1}}, int8 z = {{{zero}}}>
     {{ y = QuantizeLinear(x, s, z) }}"""
 ONE_HOT = """g (int64[5] x{given}) => (float[5, D] y) <float[2] v = {{0, 1}}{stored}>
@@ -78,13 +80,16 @@ EXAMPLES: dict[str, Example] = {
     "trt-gelu": Example("tensorrt==9.3", onnx(one("Gelu(x)"), opset=20), onnx(one("Erf(x)"))),
     "trt-attention": Example(
         "tensorrt==10.13", onnx(ATTENTION.format(more="", attributes="", rest=""), opset=23),
-        onnx("g (float[1, 2, 6, 6] a, float[1, 2, 6, 4] v) => (float[1, 2, 6, 4] y) "
-             "{ s = Softmax(a) y = MatMul(s, v) }"),
+        onnx(ATTENTION_PARTS),
+    ),
+    "trt-attention-fused": Example(
+        "tensorrt==10.14", onnx(ATTENTION.format(more="", attributes="", rest=""), opset=23),
+        onnx(ATTENTION_PARTS),
     ),
     "trt-attention-inputs": Example(
         "tensorrt==11",
         onnx(ATTENTION.format(more="", attributes="<softcap = 30.0>", rest=""), opset=23),
-        onnx(ATTENTION.format(more="", attributes="", rest=""), opset=23),
+        onnx(ATTENTION_PARTS, opset=23),
     ),
     "trt-reduce-axes-ignored": Example(
         "tensorrt==8.6", onnx(_reduced("input"), opset=18), onnx(_reduced("")),
@@ -171,8 +176,12 @@ EXAMPLES: dict[str, Example] = {
              '{ y = Einsum<equation = "bij,bjk->bik">(a, b) }'),
     ),
     "trt-resize-antialias": Example(
-        "tensorrt==11", onnx(RESIZE.format(antialias=", antialias = 1"), opset=18),
-        onnx(RESIZE.format(antialias=""), opset=18),
+        "tensorrt==11", onnx(RESIZE.format(mode="linear", antialias=", antialias = 1"), opset=18),
+        onnx(RESIZE.format(mode="linear", antialias=""), opset=18),
+    ),
+    "trt-resize-cubic": Example(
+        "tensorrt==8.6", onnx(RESIZE.format(mode="cubic", antialias="")),
+        onnx(RESIZE.format(mode="linear", antialias="")),
     ),
     "trt-zero-point": Example(
         "tensorrt==10", onnx(QUANTIZE.format(zero=3)), onnx(QUANTIZE.format(zero=0)),

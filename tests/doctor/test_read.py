@@ -129,6 +129,15 @@ def test_a_program_goes_to_other_targets_than_a_file(tmp_path: Path) -> None:
         examine(path, targets=("onnxruntime",))
 
 
+def test_modules_of_a_slice_of_layers(tmp_path: Path) -> None:
+    model = RELU()
+    scopes = "['', 'model', 'model.layers.slice(None, 2, None).0.mlp', 'relu']"
+    model.graph.node[0].metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    (view,) = read(tmp_path)
+    assert [node.module for node in view.nodes] == ["model.layers.0.mlp"]
+
+
 def test_compiled_code_has_no_graph(tmp_path: Path) -> None:
     """A package of AOTInductor is refused alone, and passed over beside a graph."""
     path = tmp_path / "model.pt2"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from prunepass.__main__ import main
+from prunepass.backends.tensorrt import missing
 from tests.tiny_decoders import decoder, texts
 
 
@@ -51,6 +52,32 @@ def test_the_planner_decides_what_is_read(
     assert plan["notes"]["floor"] == "agreement>=0.5"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [["--backend", "tensorrt"], ["--opset", "17", "--portable"]])
+def test_a_bundle_without_operators_of_ours(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: list[str]
+) -> None:
+    bundle = tmp_path / "b"
+    made = ["compile", f"hf/{folder}", "--keep", "0.5", "--smallest", "0", "-o", str(bundle)]
+    assert main([*made, *backend]) == 0
+    said = capsys.readouterr().out
+    assert "same answers, no gain" in said
+    assert not list(bundle.rglob("operators.so"))
+    assert main(["doctor", str(bundle), "--target", "tensorrt==8.5", "--target",
+                 "tensorrt==11.5", "--target", "onnxruntime==1.29"]) == 0  # fmt: skip
+    asked = ["generate", str(bundle), "--tokens", "5,6,7", "--max-new-tokens", "3"]
+    if "tensorrt" not in backend:
+        assert main(asked) == 0
+        return
+    if missing("tensorrt") is None:
+        pytest.skip("TensorRT is here, and builds it")
+    assert "not built yet" in said
+    assert (bundle / "compressed" / "trtexec.txt").is_file()
+    capsys.readouterr()
+    assert main(asked) == 3
+    assert "this TensorRT engine is not built yet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
@@ -68,6 +95,8 @@ def test_the_planner_decides_what_is_read(
         (["--keep", "0.5", "--target", "flops<=0.6"], 2, "nothing else may"),
         (["--target", "flops<=0.6"], 2, "needs texts"),
         (["--floor", "kl<=0.1", "--rotate", "--texts", "t.jsonl"], 2, "does not rotate"),
+        (["--keep", "0.5", "--opset", "17"], 2, "is no setting of --backend eager"),
+        (["--keep", "0.5", "--workspace", "2"], 2, "--backend tensorrt"),
     ],
 )
 def test_wrong_words_are_answered_in_three_lines(

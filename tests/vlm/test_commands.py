@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+import prunepass
 from prunepass.__main__ import main
+from prunepass.backends.tensorrt import missing
 from prunepass.vlm.commands import shares
 from tests.tiny_language import small_llava
 
@@ -65,6 +67,29 @@ def test_a_bundle_answers(bundle: Path, picture: Path, capsys: pytest.CaptureFix
     assert [a - b for a, b in zip(found["kept"], found["kept"][1:], strict=False)] == [4, 4]
     assert main([*asked, "--max-new-tokens", "6"]) == 0
     assert capsys.readouterr().out.strip() == found["text"].strip()
+
+
+@pytest.mark.slow
+def test_a_bundle_for_tensorrt_is_written_without_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if missing("tensorrt") is None:
+        pytest.skip("TensorRT is here, and builds it")
+    bundle = tmp_path / "bundle"
+    words = ["compile", f"hf/{folder}", "--keep", "0.75,0.5,0.25", "--after", "1,2,3",
+             "--decode-keep", "0.5", "--smallest", "0", "--backend", "tensorrt",
+             "--profile", "1,2,4", "--profile-lengths", "1,16,128", "-o", str(bundle)]  # fmt: skip
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "same answers, no gain" in said
+    assert "not built yet" in said
+    targets = [f"tensorrt=={version}" for version in ("8.5", "8.6", "10.0", "11.5")]
+    assert not [f for f in prunepass.examine(bundle, targets=targets) if f.blocking]
+    commands = (bundle / "prefill" / "trtexec.txt").read_text()
+    assert "--maxShapes=inputs_embeds:4x128x32" in commands
+    assert "image_positions:4x1x16" in commands
+    assert main(["generate", str(bundle), "--prompt", "w7"]) == 3
+    assert "this TensorRT engine is not built yet" in capsys.readouterr().err
 
 
 @pytest.mark.slow
