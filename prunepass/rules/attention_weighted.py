@@ -7,7 +7,7 @@ from torch import Tensor
 
 from prunepass.rules.bipartite import bipartite
 from prunepass.rules.precision import widen
-from prunepass.rules.select import Selection
+from prunepass.rules.selection import Selection
 from prunepass.rules.similarity import head_rows
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from prunepass.rules.precision import widen
 from prunepass.rules.select import (
-    Selection,
     check_keep,
     complement,
     keep_everything,
 )
+from prunepass.rules.selection import Selection
 from prunepass.rules.similarity import unit
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from prunepass.rules.precision import like, norm, widen
-
-if TYPE_CHECKING:  # select.py builds on gather_tokens; the name is needed here for types only
-    from prunepass.rules.select import Selection
+from prunepass.rules.selection import Selection
 
 
 # Rows of all images lie in one table [B * T, C], and row numbers pick from it: one ONNX Gather that

@@ -6,31 +6,12 @@ PyTorch, ONNX Runtime or TensorRT; what always holds is the count and the ascend
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from prunepass.rules.merge import gather_tokens
+from prunepass.rules.selection import Selection
 from prunepass.rules.similarity import cosine
-
-
-class Selection(NamedTuple):
-    """The split of T tokens into K kept and R dropped ones, K + R = T.
-
-    Attributes:
-        kept: [B, K] int64, token indices, strictly ascending.
-        dropped: [B, R] int64, token indices, in no promised order.
-        target: [B, R] int64: the index of the kept token that each dropped token joins if it is
-            merged. Never a prefix token.
-        weight: [B, T], > 0, or None: what each token weighs in the mean when tokens are merged;
-            None weighs by size.
-    """
-
-    kept: Tensor
-    dropped: Tensor
-    target: Tensor
-    weight: Tensor | None = None
 
 
 def check_keep(*, tokens: int, keep: int, prefix: int) -> None:

@@ -17,7 +17,8 @@ from prunepass.rules.page_rank import page_rank_score
 from prunepass.rules.random import random
 from prunepass.rules.received_attention import received_attention
 from prunepass.rules.scan_output import scan_output
-from prunepass.rules.select import Selection, keep_everything, select_by_score
+from prunepass.rules.select import keep_everything, select_by_score
+from prunepass.rules.selection import Selection
 from prunepass.rules.similar_hidden import similar_hidden
 from prunepass.rules.similarity import head_rows
 from prunepass.rules.tome import tome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from prunepass.rules.bipartite import bipartite
-from prunepass.rules.select import Selection
+from prunepass.rules.selection import Selection
 from prunepass.rules.similarity import head_rows
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from prunepass.rules.merge import gather_tokens
 from prunepass.rules.page_rank import page_rank_score
 from prunepass.rules.select import (
-    Selection,
     check_keep,
     complement,
     keep_everything,
     nearest_kept,
     top_tokens,
 )
+from prunepass.rules.selection import Selection
 from prunepass.rules.similar_tokens import most_similar, similar_tokens
 from prunepass.rules.similarity import head_rows
 

@@ -27,7 +27,7 @@ def test_inputs_of_a_prompt_say_what_the_model_says() -> None:
     logits = program.module(check_guards=False)(*step_inputs(program, tokens))[0]
     with torch.no_grad():
         told = decoder("llama")(input_ids=tokens, use_cache=False).logits
-    torch.testing.assert_close(logits, told, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, told[:, -1:], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import onnxruntime
 import torch
 
 from prunepass.rules.merge import gather_tokens, joining, merge_tokens
-from prunepass.rules.select import Selection, keep_everything, select_by_score
+from prunepass.rules.select import keep_everything, select_by_score
+from prunepass.rules.selection import Selection
 from tests.rules.example import numbers
 
 

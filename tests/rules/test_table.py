@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunepass.errors import PlanError
 from prunepass.rules.merge import merge_tokens
-from prunepass.rules.select import Selection
+from prunepass.rules.selection import Selection
 from prunepass.rules.table import ROLES, RULES, UNREAD, rule, select
 from tests.rules.example import permute_tokens, roles, shuffled
 

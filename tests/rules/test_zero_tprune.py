@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prunepass.rules.select import Selection
+from prunepass.rules.selection import Selection
 from prunepass.rules.similar_tokens import PARTITIONS
 from prunepass.rules.zero_tprune import ORDERS, zero_tprune
 from tests.reference import zero_tprune_numpy
