@@ -68,13 +68,13 @@ def downsample() -> Engines:
     return {"compressed": program}
 
 
-def state_space(name: str) -> Callable[[], Engines]:
-    """A state-space model with tokens dropped behind its first block."""
+def state_space(name: str, *, block: int) -> Callable[[], Engines]:
+    """A state-space model with tokens dropped behind a block."""
 
     @cache
     def make() -> Engines:
         program = capture(MODELS[name]().float(), (pictures(2).float(),))
-        return {"compressed": pruned(program, {0: 0.6})}
+        return {"compressed": pruned(program, {block: 0.6})}
 
     return make
 
@@ -107,8 +107,8 @@ KINDS: Mapping[str, Callable[[], Engines]] = {
     "ViT": vit,
     "ViT of transformers": hf,
     "smaller picture": downsample,
-    "Vim": state_space("vim"),
-    "PlainMamba": state_space("plain_mamba"),
+    "Vim": state_space("vim", block=0),
+    "PlainMamba": state_space("plain_mamba", block=1),
     "language model": language,
     "vision-language model": vision_language,
 }
