@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 
 def check_weights(path: Path, names: set[str]) -> None:
-    """Asserts that weights are stored in float16, finite, and those of a model."""
+    """Asserts that weights are stored in float16 (counters aside), finite, and those of a model."""
     stored = load_file(path)
-    assert {value.dtype for value in stored.values()} == {torch.float16}
+    assert {x.dtype for x in stored.values() if x.is_floating_point()} == {torch.float16}
     assert all(value.isfinite().all() for value in stored.values())
     assert stored.keys() == names
 
