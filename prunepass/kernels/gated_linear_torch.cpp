@@ -1,12 +1,14 @@
 // The sparse product for PyTorch on a CPU, behind a plain C interface; OpenMP as PyTorch uses it.
 
 #include "gated_rows.h"
+#include "huge_pages.h"
 
 namespace {
 
 template <typename Type>
 void run(const Type* x, const Type* score, const Type* weight, Type* y, int64_t rows,
          int64_t inputs, int64_t outputs, int64_t keep, double threshold, int threads) {
+  prunepass::settle(weight, inputs * outputs * sizeof(Type));
   std::vector<int32_t> kept;
   std::vector<float> wide(inputs), scores(inputs);
   kept.reserve(inputs);

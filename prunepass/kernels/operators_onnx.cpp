@@ -4,6 +4,7 @@
 // function too, which ONNX Runtime takes where this library is not there; a sparse product does not.
 
 #include "gated_rows.h"
+#include "huge_pages.h"
 #include "onnx_interface.h"
 #include "scan_rows.h"
 
@@ -58,6 +59,7 @@ struct GatedLinear {
     TRY(numbers_of(api, input[2], &weights));
     const size_t inputs = static_cast<size_t>(weight.sizes[0]);
     const size_t outputs = static_cast<size_t>(weight.sizes[1]);
+    settle(weights, inputs * outputs * sizeof(float));
     std::vector<int32_t> kept;
     kept.reserve(inputs);
     for (int64_t r = 0; r < x.rows(); ++r) {

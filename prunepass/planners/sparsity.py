@@ -23,9 +23,9 @@ from prunepass.rules.input_table import input_rule
 SMALLEST = 1 << 20
 """Numbers of a weight below which a sparse product gained nothing where it was measured."""
 
-LARGEST = 0.9
-"""Share of its inputs above which a layer stays dense: finding them, and reading rows here and
-there, costs what leaving out the rest saves."""
+FIXED, SEARCH = 1 << 19, 1000
+"""Bytes of weight that can be read in the time that a sparse product takes besides reading: at all,
+and to find out for one input whether it stays. From `scripts/bench_sparse --linear --shape ...`."""
 
 PAYS = 0.75
 """Share of the weight that all rows together may read and still gain: a dense product reads it once
@@ -42,7 +42,6 @@ def plan_inputs(
     gate: str = "top-k",
     rotate: bool = False,
     smallest: int = SMALLEST,
-    largest: float = LARGEST,
     rows: int | None = None,
     step: float = STEP,
 ) -> Plan:
@@ -62,8 +61,8 @@ def plan_inputs(
         gate: `top-k`: so many inputs for each token; `threshold`: those whose score lies above a
             threshold that calibration finds, so many in the mean.
         rotate: Whether the stream is rotated first so that k and gate have orthogonal columns.
-        smallest: Numbers of a weight below which a layer stays dense.
-        largest: Share of its inputs above which a layer stays dense.
+        smallest: Numbers of a weight below which a layer stays dense; 0 makes all layers sparse,
+            also those that would not gain.
         rows: Tokens at once up to which the product is sparse; None for as many as read less
             together than a dense product does, each of them its own rows of the weight.
         step: How finely layers share out, see `greedy_allocation.STEP`.
@@ -94,8 +93,9 @@ def plan_inputs(
         runs = record_blocks(program, calibration)
         if keep < 1.0:
             shares = _greedy(large, runs, float(keep), step)
-    close = [site for site, share in shares.items() if largest < share < 1.0]
-    shares |= dict.fromkeys(close, 1.0)
+    width = _bytes(program)
+    slow = [x.site for x in large if smallest and not pays(x, shares[x.site], width=width)]
+    shares |= dict.fromkeys(slow, 1.0)
     limits = thresholds(runs, large, shares) if gate == "threshold" and runs else {}
     steps = [
         _step(layer, shares[layer.site], chosen, rows, smallest, limits.get(layer.site))
@@ -114,7 +114,7 @@ def plan_inputs(
         f"{count} layers {reason}"
         for count, reason in (
             (small, "are too small to gain"),
-            (len(close), f"would keep more than {largest} of their inputs, too many to gain"),
+            (len(slow) if keep < 1.0 else 0, "would save less than finding their inputs costs"),
         )
         if count
     ]
@@ -123,6 +123,23 @@ def plan_inputs(
     return Plan(
         method=method, steps=(*turns, *steps), fingerprint=fingerprint(program), notes=notes
     )
+
+
+def pays(layer: Layer, keep: float, *, width: int) -> bool:
+    """Whether a layer is faster where it reads a share of its inputs.
+
+    Args:
+        layer: The layer.
+        keep: The share, in (0, 1].
+        width: Bytes of a number of its weight.
+    """
+    saved = (1.0 - keep) * layer.inputs * layer.outputs * width
+    return saved >= FIXED + SEARCH * layer.inputs
+
+
+def _bytes(program: ExportedProgram) -> int:
+    """Bytes of a number of the weights."""
+    return max(p.element_size() for p in program.parameters())
 
 
 def _layers(
