@@ -44,7 +44,8 @@ class PlainVit(nn.Module):
         generator = torch.Generator().manual_seed(1)
         return torch.randn(batch, 3, self.size, self.size, generator=generator)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def tokens(self, images: Tensor) -> Tensor:
+        """What the blocks make of every token [B, T, C]."""
         x = self.patch(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.special.expand(x.shape[0], -1, -1), x], dim=1) + self.position
         for i, qkv in enumerate(self.qkv):
@@ -53,4 +54,8 @@ class PlainVit(nn.Module):
             out = functional.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4).unbind(0))
             x = x + self.proj[i](out.transpose(1, 2).reshape(batch, tokens, channels))
             x = x + self.fc2[i](functional.gelu(self.fc1[i](self.norms[2 * i + 1](x))))
-        return self.head(self.norms[-1](x)[:, 0])
+        normed: Tensor = self.norms[-1](x)
+        return normed
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.tokens(images)[:, 0])

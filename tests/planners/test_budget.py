@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from prunepass.analyse.flops import macs
 from prunepass.analyse.sites import sites
+from prunepass.apply import apply_plan
 from prunepass.capturing import capture
 from prunepass.errors import PlanError, UnsupportedGraph, UsageError
 from prunepass.planners.budget import TOLERANCE, cost_of, plan, priced
@@ -173,3 +175,24 @@ def test_models_that_refuse_say_why(captured: Captured, name: str) -> None:
     with pytest.raises(UnsupportedGraph, match="no site where 'tome' can reduce") as caught:
         plan(program, method="tome", flops=0.9)
     assert caught.value.found
+
+
+class _Segmenter(PlainVit):
+    """A ViT that says something of every token."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.tokens(images))
+
+
+@pytest.mark.parametrize("name", ["weighted-merge", "received-attention"])
+def test_all_tokens_come_back_where_outputs_carry_them(name: str) -> None:
+    model = _Segmenter(depth=4, grid=6, patch=4, channels=24, heads=3, classes=40)
+    program = capture(model, (model.images(2),))
+    with pytest.raises(UnsupportedGraph, match=r"--option restore=block\[3\]\.output"):
+        plan(program, method=name, flops=0.75)
+    made = plan(program, method=name, flops=0.75, options={"restore": "block[3].output"})
+    fewer = apply_plan(program, made)
+    assert made.notes["macs_ratio"] == pytest.approx(macs(fewer) / macs(program), abs=1e-4)
+    assert made.notes["macs_ratio"] == pytest.approx(0.75, rel=TOLERANCE)
+    x = model.images(3)
+    assert fewer.module()(x).shape == model(x).shape
