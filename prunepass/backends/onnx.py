@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from prunepass.backends.onnx_export import export
 from prunepass.backends.onnx_legal import Target
+from prunepass.backends.onnx_operator import FILE as OPERATORS
 from prunepass.backends.onnx_operator import add_operators, register_operator
 from prunepass.backends.onnx_precision import Half
 from prunepass.errors import BackendError, PrunepassError, first_line
@@ -98,6 +99,9 @@ class OnnxBackend:
         if reason:
             raise BackendError("cannot build an ONNX engine", found=reason, fix="--backend eager")
         path = folder / _FILE
+        # A session of an earlier build reads its weights where they lie: they stay, without a name.
+        for old in (path, path.with_name(f"{_FILE}.data"), folder / OPERATORS):
+            old.unlink(missing_ok=True)
         plain = self.portable or self.target == "tensorrt"
         if not plain:
             add_operators(program, folder)

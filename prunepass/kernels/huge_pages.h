@@ -13,6 +13,7 @@
 #endif
 
 namespace prunepass {
+namespace {  // of this library alone: shared with others it could not be unloaded
 
 // Puts the memory of a weight on huge pages, once; where the system cannot, it stays as it is.
 inline void settle(const void* weight, size_t bytes) {
@@ -34,4 +35,5 @@ inline void settle(const void* weight, size_t bytes) {
 #endif
 }
 
+}  // namespace
 }  // namespace prunepass

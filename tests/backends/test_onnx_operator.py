@@ -153,3 +153,14 @@ def test_scans_of_other_numbers_are_functions(tmp_path: Path) -> None:
     engine = OnnxBackend().build(scanned(given), tmp_path)
     assert not (tmp_path / FILE).exists()
     torch.testing.assert_close(engine(*given)[0], scan_steps(*given)[0], rtol=1e-9, atol=1e-9)
+
+
+def test_a_folder_may_be_built_into_while_an_engine_of_it_is_used(tmp_path: Path) -> None:
+    """The library and the weights of the first engine are mapped: they are not written over."""
+    backend = OnnxBackend(threads=1)
+    engines, modules = [], [Gated(), Gated(threshold=0.6), Gated(rows=6)]
+    x = torch.randn(1, 1, INPUTS)
+    for module in modules:
+        engines.append(backend.build(program(module), tmp_path))
+        for engine, built in zip(engines, modules, strict=False):
+            torch.testing.assert_close(engine(x)[0], built(x), rtol=1e-4, atol=1e-4)
