@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from prunepass.bundle_files import read_json
+from prunepass.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +24,11 @@ class Report:
         batch: Fixed batch size, or None for any.
         macs_dense: Multiply-accumulates of the dense model, one example.
         macs: Multiply-accumulates of the compressed model, one example, scoring included.
+        example: What one example is.
         parameters: Number of parameters.
         tokens: Site -> tokens before and after, in the order they run.
         difference_dense: Largest difference of the dense engine from the program run by PyTorch,
-            relative to the largest output.
+            relative to the largest output; None where no dense engine is built.
         difference: The same for the compressed engine; median over the examples tried, since a
             near tie of scores may fall differently in one of them.
         seconds: Stage -> seconds it took.
@@ -44,9 +49,10 @@ class Report:
     macs: int
     parameters: int
     tokens: Mapping[str, tuple[int, int]]
-    difference_dense: float
+    difference_dense: float | None
     difference: float
     seconds: Mapping[str, float]
+    example: str = "a picture"
     findings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     always_kept: tuple[int, ...] = ()
@@ -68,19 +74,18 @@ class Report:
         """The report as a few lines of text."""
         path = [str(next(iter(self.tokens.values()))[0])] if self.tokens else ["all"]
         path += [str(after) for _, after in self.tokens.values()]
+        gap = self.difference_dense
+        dense = "" if gap is None else f"{gap:.1e} (dense), "
         lines = [
             ("model", f"{self.model}, weights {self.weights}"),
             ("method", f"{self.method}, backend {self.backend}, batch {self.batch or 'any'}"),
             ("tokens", " ".join(path)),
             (
                 "MACs",
-                f"{self.macs_dense / 1e9:.3f} G -> {self.macs / 1e9:.3f} G an example "
+                f"{self.macs_dense / 1e9:.3f} G -> {self.macs / 1e9:.3f} G {self.example} "
                 f"({self.macs_ratio:.3f}); FLOPs are twice that",
             ),
-            (
-                "engine = program",
-                f"to {self.difference_dense:.1e} (dense), {self.difference:.1e} (compressed)",
-            ),
+            ("engine = program", f"to {dense}{self.difference:.1e} (compressed)"),
             ("time", ", ".join(f"{k} {v:.1f} s" for k, v in self.seconds.items())),
         ]
         if self.findings:
@@ -90,3 +95,16 @@ class Report:
             lines.append(("note", "random weights: speed and structure only, no quality"))
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def read_report(folder: Path) -> Mapping[str, Any]:
+    """What `report.json` of a bundle says.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    path = folder / "report.json"
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} is damaged", found=type(data).__name__, fix="compile again")
+    return data

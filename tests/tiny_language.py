@@ -69,6 +69,6 @@ def in_memory(model: Any, **wanted: Any) -> Any:
     from prunepass.vlm.generate import VlmBundle
     from prunepass.vlm.rewrite import rewrite
 
-    programs, manifest = rewrite(model, **wanted)
+    programs, manifest, *_ = rewrite(model, **wanted)
     engines = {k: EagerEngine(p.module(check_guards=False)) for k, p in programs.items()}
     return VlmBundle(manifest, engines, None)

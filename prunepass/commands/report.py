@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from prunepass.bundle import read_manifest
+from prunepass.bundle import kind_of, read_manifest
 from prunepass.bundle_files import write_text
 from prunepass.commands.request import Say
 from prunepass.errors import UsageError
@@ -19,6 +19,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="DIR", type=Path)
     parser.add_argument(
         "--images", metavar="DIR", help="measure quality on these pictures, and show some of them"
+    )
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="of a vision-language model: a question about them"
     )
     parser.add_argument("--limit", type=int, default=64, metavar="N", help="most of them (64)")
     parser.add_argument("--runs", type=int, default=0, metavar="N", help="time N runs of each")
@@ -34,7 +37,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Writes the report of a bundle."""
-    read_manifest(words.bundle)
+    if kind_of(words.bundle) is None:
+        read_manifest(words.bundle)
     if words.output.suffix.lower() not in (".html", ".htm"):
         raise UsageError("a report is HTML", found=words.output.name, fix="-o report.html")
     if words.output.exists() and not words.force:
@@ -47,7 +51,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
         )
     wanted = Wanted(
         images=words.images, limit=words.limit, runs=words.runs, bench=words.bench,
-        doctor=words.doctor, layers=words.layers,
+        doctor=words.doctor, layers=words.layers, prompt=words.prompt,
     )  # fmt: skip
     facts = gather(words.bundle, wanted, lambda text: say(text, stage=True))
     text = page(facts)
@@ -59,7 +63,7 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
             fix="no --images, or a plan with fewer notes",
         )
     write_text(words.output, text)
-    if not words.images:
+    if not words.images and kind_of(words.bundle) is None:
         say("no quality, no picture: --images DIR measures and shows them", stage=True)
     say(f"{words.output}  {size / 1e3:.0f} kB")
     return {"output": str(words.output), "bytes": size, "sections": text.count("<section")}

@@ -30,6 +30,19 @@ def drop_no_ops(graph: Graph) -> int:
     return dropped
 
 
+def drop_unread(graph: Graph) -> None:
+    """Takes out what nobody reads, attention too, which may drop at random and so would stay."""
+    graph.eliminate_dead_code(is_impure_node=_has_effect)
+
+
+def _has_effect(node: Node) -> bool:
+    """Whether a node must stay though nothing reads it."""
+    return node.op in ("placeholder", "output") or node.target in (
+        torch.ops.aten.copy_.default,
+        torch.ops.aten._assert_scalar.default,
+    )
+
+
 def drop_casts(graph: Graph) -> None:
     """Takes out casts of a tensor to the dtype it has, which tracing writes down, too."""
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.to.dtype):

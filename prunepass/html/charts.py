@@ -44,7 +44,7 @@ def distribution(series: Mapping[str, Sequence[float]], *, unit: str, title: str
     for number, (name, values) in enumerate(series.items()):
         middle = _TOP + step * (number + 0.62)
         first, median, third = statistics.quantiles(values, n=4, method="inclusive")
-        colour = ("before", "now")[number % 2]
+        colour = ("before", "now")[number % 2] if rows > 1 else "now"
         parts.append(tag("text", f"{name}, median {median:.1f} {unit}", x=_LEFT, y=middle - 14))
         x1, x3 = _x(first, low, high), _x(third, low, high)
         parts.append(tag("rect", x=f"{x1:.1f}", y=middle - 7, width=f"{max(1.0, x3 - x1):.1f}",

@@ -75,6 +75,59 @@ class Facts:
     findings: Sequence[Mapping[str, Any]] | None = None
 
     @property
+    def of_pictures(self) -> bool:
+        """Whether it is a model of pictures alone."""
+        return str(self.report.get("example", "a picture")) == "a picture"
+
+    @property
     def ratio(self) -> float:
         """MACs relative to the dense model."""
         return float(self.report.get("macs_ratio", 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Two engines at one batch.
+
+    Attributes:
+        batch: Examples of a run.
+        before, now: What the engines are called.
+        before_ms, now_ms: Median of their runs.
+        speedup: Of the second one, None where it was not told.
+        interval: From where to where that may lie.
+    """
+
+    batch: int
+    before: str
+    now: str
+    before_ms: float
+    now_ms: float
+    speedup: float | None
+    interval: tuple[float, float] | None = None
+
+
+def compared(bench: Mapping[str, Any]) -> list[Compared]:
+    """Engines against the first of them, batch by batch, as `prunepass bench --json` tells them."""
+    found = []
+    for row in bench.get("batches", ()):
+        if {"batch", "dense_ms", "compressed_ms", "speedup"} <= set(row):
+            engines = [
+                {"name": name, "median_ms": row[f"{name}_ms"]} for name in ("dense", "compressed")
+            ]
+            engines[1] |= {key: row[key] for key in _GAIN if key in row}
+        else:
+            engines = [e for e in row.get("engines", ()) if {"name", "median_ms"} <= set(e)]
+        for engine in engines[1:]:
+            low, high = (engine.get(key) for key in _GAIN[1:])
+            found.append(
+                Compared(
+                    batch=row["batch"], before=engines[0]["name"], now=engine["name"],
+                    before_ms=engines[0]["median_ms"], now_ms=engine["median_ms"],
+                    speedup=engine.get("speedup"),
+                    interval=None if low is None or high is None else (low, high),
+                )
+            )  # fmt: skip
+    return found
+
+
+_GAIN = ("speedup", "speedup_low", "speedup_high")

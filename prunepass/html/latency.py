@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from markupsafe import Markup
 
 from prunepass.html.charts import distribution
-from prunepass.html.facts import Facts
+from prunepass.html.facts import Compared, Facts, compared
 from prunepass.html.markup import section, table, tag
 
 
@@ -22,26 +19,27 @@ def latency(facts: Facts) -> Markup | None:
             tag("p", f"{count} runs of each engine, taken in turns; the box holds the middle "
                      "half.", class_="note"),
         ]  # fmt: skip
-    rows = [
-        (
-            str(row["batch"]),
-            f"{row['dense_ms']:.1f} ms",
-            f"{row['compressed_ms']:.1f} ms",
-            f"{row['speedup']:.2f}x{_interval(row)}",
-        )
-        for row in facts.bench.get("batches", ())
-        if {"batch", "dense_ms", "compressed_ms", "speedup"} <= set(row)
-    ]
-    if rows:
-        inside.append(
-            table(("batch", "dense", "compressed", "speed-up"), rows,
-                  caption="Medians, engines taken in turns", numbers=(1, 2, 3))
-        )  # fmt: skip
+    found = compared(facts.bench)
+    if found:
+        columns = dict.fromkeys((row.before, row.now) for row in found)
+        for before, now in columns:
+            rows = [
+                (str(row.batch), f"{row.before_ms:.1f} ms", f"{row.now_ms:.1f} ms", _gain(row))
+                for row in found
+                if (row.before, row.now) == (before, now)
+            ]
+            inside.append(
+                table(("batch", before, now, "speed-up"), rows,
+                      caption="Medians, engines taken in turns", numbers=(1, 2, 3))
+            )  # fmt: skip
     return section("latency", "Time", *inside) if inside else None
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    """The interval of a speed-up, where it was told."""
-    if not {"speedup_low", "speedup_high"} <= set(row):
+def _gain(row: Compared) -> str:
+    """A speed-up, with its interval where it was told."""
+    if row.speedup is None:
         return ""
-    return f" ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+    if row.interval is None:
+        return f"{row.speedup:.2f}x"
+    low, high = row.interval
+    return f"{row.speedup:.2f}x ({low:.2f} to {high:.2f})"

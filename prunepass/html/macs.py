@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from prunepass.html.charts import bars
 from prunepass.html.facts import Facts
+from prunepass.html.headline import amount
 from prunepass.html.markup import section, tag
 
 
@@ -14,12 +15,14 @@ def macs(facts: Facts) -> Markup | None:
     if not facts.parts:
         return None
     most = max(max(pair) for pair in facts.parts.values()) or 1
+    example = facts.report.get("example", "a picture")
     rows = [
-        (name, now / most, dense / most, f"{dense / 1e6:.1f} \u2192 {now / 1e6:.1f} M")
+        (name, now / most, dense / most, f"{amount(dense)} \u2192 {amount(now)}")
         for name, (dense, now) in facts.parts.items()
+        if dense or now
     ]
     return section(
         "macs", "Multiply-accumulates, part by part",
-        bars(rows, caption="Dense, then compressed, one picture; FLOPs are twice that"),
+        bars(rows, caption=f"Dense, then compressed, {example}; FLOPs are twice that"),
         tag("p", "Counted by formula, scoring included: a saving in theory.", class_="note"),
     )  # fmt: skip

@@ -11,21 +11,26 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from prunepass.agreement import CAPTURED, DECODER_ENGINE, difference, largest_difference
+from prunepass.analyse.counting import macs_by_layer
 from prunepass.analyse.flops import macs
 from prunepass.apply import apply_with_records
 from prunepass.backends.eager import EagerEngine
 from prunepass.backends.onnx_gated import READS_ALL
 from prunepass.backends.protocol import Backend, Engine
 from prunepass.bundle_files import check_free, write_digests, write_text, written
+from prunepass.doctor.before_building import one_line
+from prunepass.doctor.findings import Finding
 from prunepass.engines import available, check_engine, examined
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.language.generate import LanguageBundle, load
 from prunepass.language.manifest import ENGINES, LanguageManifest
 from prunepass.language.programs import capture
 from prunepass.language.record import as_json
+from prunepass.measure.environment import environment
 from prunepass.planners.decoder_texts import step_inputs
 from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Plan, check_keep
+from prunepass.report import Report
 from prunepass.stages import Clock
 from prunepass.vlm.text import FILE as TOKENIZER
 
@@ -87,12 +92,14 @@ def compile(
     with clock("rewrite"):
         smaller, records = apply_with_records(program, made)
     with written(place, force=force) as scratch:
+        gaps: dict[str, float] = {}
+        findings: tuple[Finding, ...] = ()
         for part, source in zip(ENGINES, (program, smaller), strict=True):
             with clock(f"build {part}"):
                 (scratch / part).mkdir()
-                engine, _ = examined(chosen, source, scratch / part)
+                engine, findings = examined(chosen, source, scratch / part)
             with clock(f"check {part}"):
-                check_steps(engine, source, part, program)
+                gaps[part] = check_steps(engine, source, part, program)
             del engine
         manifest = _manifest(program, smaller, config, chosen.name, made.method, name, weights)
         if tokenizer is not None and getattr(tokenizer, "backend_tokenizer", None) is not None:
@@ -100,6 +107,17 @@ def compile(
         write_text(scratch / "plan.json", made.to_json())
         notes = {"engine": READS_ALL} if getattr(chosen, "portable", False) else {}
         write_text(scratch / "record.json", as_json(made, records, clock.seconds, notes))
+        report = Report(
+            model=manifest.model, weights=weights, method=made.method, backend=chosen.name,
+            batch=None, example="a token", macs_dense=manifest.macs_dense, macs=manifest.macs,
+            parameters=sum(p.numel() for p in model.parameters()), tokens={},
+            difference_dense=gaps["dense"], difference=gaps["compressed"],
+            seconds=dict(clock.seconds),
+            findings=tuple(dict.fromkeys(one_line(f) for f in findings)),
+            parts={"dense": macs_by_layer(program), "compressed": macs_by_layer(smaller)},
+            environment=environment(),
+        )  # fmt: skip
+        write_text(scratch / "report.json", report.to_json())
         write_text(scratch / "bundle.json", manifest.to_json())
         write_digests(scratch)
     return load(place)
@@ -134,8 +152,8 @@ def check_program(program: ExportedProgram, model: nn.Module) -> None:
 
 def check_steps(
     engine: Engine, program: ExportedProgram, part: str, dense: ExportedProgram
-) -> None:
-    """Nothing, if an engine says what its program says, for a prompt and for one token.
+) -> float:
+    """How far an engine is from its program, for a prompt and for one token, if not too far.
 
     Where scores nearly tie, rounding decides which input is read, and what follows from that grows
     from layer to layer: a sparse step may differ from its program, but by less than half of what
@@ -145,13 +163,16 @@ def check_steps(
         BackendError: It does not.
     """
     generator = torch.Generator().manual_seed(1)
+    worst = 0.0
     for tokens in (5, 1):
         inputs = step_inputs(program, torch.randint(0, 2, (1, tokens), generator=generator))
         told = EagerEngine.of(program)(*inputs)
         near_ties = 0.0
         if tokens == 1:
             near_ties = 0.5 * largest_difference(EagerEngine.of(dense)(*inputs), told)
-        check_engine(engine, part, inputs, told, limit=DECODER_ENGINE, near_ties=near_ties)
+        gap = check_engine(engine, part, inputs, told, limit=DECODER_ENGINE, near_ties=near_ties)
+        worst = max(worst, gap)
+    return worst
 
 
 def _check_lengths(texts: Sequence[Sequence[int]] | None, context: int) -> None:

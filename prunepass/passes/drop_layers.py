@@ -12,6 +12,7 @@ from prunepass.analyse.blocks import Block, Branch, find_blocks
 from prunepass.errors import PlanError, UnsupportedGraph, nearest
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module, seal
+from prunepass.graph.simplify import drop_unread
 from prunepass.plans import RESIDUAL, Step
 from prunepass.records import PassRecord
 
@@ -55,7 +56,7 @@ def edit(module: GraphModule, steps: Sequence[Step]) -> PassRecord:
     # From the last to the first, so that what stands for a node is still there.
     for node in sorted(ends, key=lambda n: -order[n]):
         _bypass(node, ends[node], lost)
-    graph.eliminate_dead_code(is_impure_node=_has_effect)
+    drop_unread(graph)
     _forget(module, read - _read(module))
     graph.lint()
     module.recompile()
@@ -127,14 +128,6 @@ def _bypass(node: Node, source: Node, lost: Iterable[str]) -> None:
             meta.add_label(source, label)
     node.replace_all_uses_with(source)
     node.graph.erase_node(node)
-
-
-def _has_effect(node: Node) -> bool:
-    """Whether a node must stay though nothing reads it. Attention counts as random: it may drop."""
-    return node.op in ("placeholder", "output") or node.target in (
-        torch.ops.aten.copy_.default,
-        torch.ops.aten._assert_scalar.default,
-    )
 
 
 def _drop_outputs(module: GraphModule, branches: Sequence[Branch]) -> None:

@@ -25,11 +25,12 @@ from prunepass.analyse.rms_norm import RmsNorm, rms_norm, rms_norm_before
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module, seal
-from prunepass.graph.simplify import drop_casts
+from prunepass.graph.simplify import drop_casts, drop_checks
 from prunepass.plans import Step
 from prunepass.records import PassRecord
 
 RULE = "orthogonal-columns"
+SIZE = torch.ops.aten.sym_size.int  # a rotation leaves all sizes as they are
 _WRITERS = {"attention": "o", "mlp": "down"}
 
 
@@ -71,6 +72,7 @@ def rotate_inputs(
     """
     module = open_module(program)
     drop_casts(module.graph)
+    drop_checks(module.graph)
     parts = _parts(module, steps)
     final = _final(module, parts[-1].addition)
     start = parts[0].norm.stream
@@ -85,7 +87,7 @@ def rotate_inputs(
         _turn_writer(module, part.writer, following)
         if following is not turns[number]:
             change = turns[number].T @ following
-            _turn_shortcut(module, part, change, first=part.norm.stream)
+            _turn_shortcut(module, part, change)
     sites = tuple(part.site for part in parts)
     return seal(module, program), PassRecord("rotate_inputs", sites)
 
@@ -172,6 +174,14 @@ def _check_stream(parts: Sequence[Part], final: End, start: Node) -> None:
     """Refuses a stream that anything else reads."""
     streams = [start, *(part.addition for part in parts)]
     ends: list[Part | End] = [*parts, final]
+    for part in parts:
+        added = [n for n in part.addition.all_input_nodes if n is not part.writer]
+        if added != [part.norm.stream]:
+            raise UnsupportedGraph(
+                f"cannot rotate the shortcut of {part.site}",
+                found=f"{[str(n.target) for n in added]} is added, not the stream itself",
+                fix="rotate=False",
+            )
     for number, (stream, end) in enumerate(zip(streams, ends, strict=True)):
         if end.norm.stream is not stream:
             raise UnsupportedGraph(
@@ -181,7 +191,9 @@ def _check_stream(parts: Sequence[Part], final: End, start: Node) -> None:
             )
         allowed = {parts[number].addition} if number < len(parts) else set()
         inside = _norm_nodes(end.norm)
-        others = [u for u in stream.users if u not in allowed and u not in inside]
+        others = [
+            u for u in stream.users if u not in allowed and u not in inside and u.target is not SIZE
+        ]
         if others:
             raise UnsupportedGraph(
                 "cannot rotate a stream that is read besides its norms",
@@ -227,24 +239,22 @@ def _turn_writer(module: GraphModule, layer: Node, turn: Tensor) -> None:
 
 
 def _turn_start(module: GraphModule, start: Node, turn: Tensor) -> None:
-    """Rotates where the stream comes from: the embedding table, a copy of it where it is tied."""
+    """Rotates where the stream comes from: the embedding table, a copy of it where it is tied.
+
+    Embeddings that come from outside are rotated as they come in.
+    """
     if start.target is torch.ops.aten.embedding.default:
         table = _own(module, start, index=0).double()
         _store(module, start, 0, table @ turn)
         return
-    _insert_product(module, start, turn, "stream_turn", users=list(start.users))
+    users = [user for user in start.users if user.target is not SIZE]
+    _insert_product(module, start, turn, "stream_turn", users=users)
 
 
-def _turn_shortcut(module: GraphModule, part: Part, change: Tensor, *, first: Node) -> None:
+def _turn_shortcut(module: GraphModule, part: Part, change: Tensor) -> None:
     """Rotates what a part's output is added to into the next basis."""
     name = part.site.replace("[", "_").replace("]", "").replace(".", "_")
     stream = next(n for n in part.addition.all_input_nodes if n is not part.writer)
-    if stream is not first:
-        raise UnsupportedGraph(
-            f"cannot rotate the shortcut of {part.site}",
-            found=f"{stream.target} is added, not the stream itself",
-            fix="rotate=False",
-        )
     _insert_product(module, stream, change, f"turn_{name}", users=[part.addition])
 
 
@@ -252,11 +262,12 @@ def _insert_product(
     module: GraphModule, source: Node, turn: Tensor, name: str, *, users: list[Node]
 ) -> None:
     """Lets users read source Q instead of source."""
-    dtype = meta.value(source).dtype
-    module.register_buffer(name, turn.T.contiguous().to(dtype))
+    value = meta.value(source)
+    module.register_buffer(name, turn.T.contiguous().to(value.dtype))
     with module.graph.inserting_before(users[0]):
         place = module.graph.get_attr(name)
         product = module.graph.call_function(LINEAR, (source, place))
+    product.meta["val"] = value
     for user in users:
         user.replace_input_with(source, product)
 

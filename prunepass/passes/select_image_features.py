@@ -13,6 +13,7 @@ from prunepass.analyse.sites import labelled
 from prunepass.errors import PlanError, UnsupportedGraph, nearest
 from prunepass.graph import meta
 from prunepass.graph.edit import dynamic_shapes, open_module, seal_with
+from prunepass.graph.simplify import drop_unread
 from prunepass.graph.splice import insert_call
 from prunepass.plans import Step
 from prunepass.records import PassRecord
@@ -40,6 +41,8 @@ def select_image_features(
         )
     step = steps[0]
     module = open_module(program)
+    # Features may be of a layer before the last one: what lies behind it is traced, unread.
+    drop_unread(module.graph)
     output = next(n for n in module.graph.nodes if n.op == "output")
     (features,), _ = torch.utils._pytree.tree_flatten(output.args)
     count = (meta.shape(features) or (0, 0))[1]
@@ -67,7 +70,25 @@ def select_image_features(
             fix=f"one of {nearest(step.rule, RULES)}",
         )
     args, _ = program.example_inputs
-    return seal_with(module, tuple(args), dynamic_shapes(program, bounds=False)), record
+    sealed = seal_with(module, tuple(args), dynamic_shapes(program, bounds=False))
+    _check(sealed, step)
+    return sealed, record
+
+
+def _check(program: ExportedProgram, step: Step) -> None:
+    """Nothing, if an encoder gives as many tokens as were asked for.
+
+    Raises:
+        UnsupportedGraph: It does not.
+    """
+    output = next(n for n in program.graph.nodes if n.op == "output")
+    found = (meta.shape(output.args[0][0]) or (0, 0))[1]
+    if found != step.keep:
+        raise UnsupportedGraph(
+            f"{step.rule} did not reach the features of this encoder",
+            found=f"{found} tokens, {step.keep} were asked for",
+            fix="divprune, which reads features only",
+        )
 
 
 def diverse(features: Tensor, *, keep: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Blocks of a decoder run one by one on calibration texts, their layers reading fewer inputs."""
+"""Blocks of a decoder run one by one on calibration inputs, their layers reading fewer of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from prunepass.analyse.projections import projections, role_of
 from prunepass.analyse.sequence import between
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
-from prunepass.planners.decoder_texts import checked_texts, step_inputs, vocabulary
 from prunepass.rules.input_table import input_rule
 from prunepass.rules.weight_aware import (
     column_norm,
@@ -55,8 +54,7 @@ class BlockRuns:
     Attributes:
         module: The program, opened.
         blocks: For each block its nodes, in the order they run.
-        values: For each batch of texts of one length, what nodes outside gave to the blocks, and
-            what layers read.
+        values: For each batch, what nodes outside gave to the blocks, and what layers read.
         norms: Column norms by layer, filled as they are asked for.
     """
 
@@ -106,15 +104,12 @@ class BlockRuns:
         return masked_linear(x, weight, bias, mask)
 
 
-def record_blocks(program: ExportedProgram, texts: Sequence[Sequence[int]]) -> BlockRuns:
-    """What runs through the blocks of a decoder on texts.
+def record_blocks(program: ExportedProgram, batches: Sequence[tuple[Tensor, ...]]) -> BlockRuns:
+    """What runs through the blocks of a decoder.
 
     Args:
-        program: From `prunepass.language.capture`.
-        texts: Token numbers.
-
-    Raises:
-        PlanError: There are no texts, or one is empty, too long, or holds unknown tokens.
+        program: Its projections labelled, see `prunepass.language.capture`.
+        batches: Inputs of the program, see `decoder_texts.text_inputs` for those of texts.
     """
     module = open_module(program)
     graph = module.graph
@@ -126,8 +121,7 @@ def record_blocks(program: ExportedProgram, texts: Sequence[Sequence[int]]) -> B
         blocks.append(between(graph, start, [table[f"block[{number}].output:output"]]))
     wanted = {n for nodes in blocks for node in nodes for n in node.all_input_nodes}
     wanted |= {node.args[0] for node in projections(graph).values()}  # type: ignore[misc]
-    batches = checked_texts(texts, vocabulary(program))
-    values = [_Recorder(module, wanted).values(step_inputs(program, batch)) for batch in batches]
+    values = [_Recorder(module, wanted).values(batch) for batch in batches]
     return BlockRuns(module, blocks, values, {})
 
 

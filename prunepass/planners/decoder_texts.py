@@ -14,6 +14,17 @@ LONGEST = 8192
 """Tokens of the longest calibration text: its attention is held in memory."""
 
 
+def text_inputs(
+    program: ExportedProgram, texts: Sequence[Sequence[int]]
+) -> list[tuple[Tensor, ...]]:
+    """Inputs of a decoder's program for texts as token numbers, those of one length together.
+
+    Raises:
+        PlanError: See `checked_texts`.
+    """
+    return [step_inputs(program, batch) for batch in checked_texts(texts, vocabulary(program))]
+
+
 def step_inputs(program: ExportedProgram, tokens: Tensor) -> tuple[Tensor, ...]:
     """Inputs of a decoder's program for texts [B, T] with nothing before them."""
     _, _, _, dropped, past_valid, *layers = program.example_inputs[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
@@ -15,6 +16,7 @@ from prunepass.errors import UnsupportedGraph, UsageError
 from prunepass.graph import meta
 from prunepass.kernels.sparse_linear import checked_count
 from prunepass.planners.block_runs import BlockRuns, Layer, record_blocks, thresholds
+from prunepass.planners.decoder_texts import text_inputs
 from prunepass.planners.greedy_allocation import STEP, allocate_greedily
 from prunepass.planners.input_methods import INFORMED, InputMethod, input_method
 from prunepass.plans import Plain, Plan, Step, check_keep
@@ -90,7 +92,7 @@ def plan_inputs(
     shares = {layer.site: float(keep) for layer in large}
     runs = None
     if calibration is not None:
-        runs = record_blocks(program, calibration)
+        runs = record_blocks(program, text_inputs(program, calibration))
         if keep < 1.0:
             shares = _greedy(large, runs, float(keep), step)
     width = _bytes(program)
@@ -217,11 +219,18 @@ def _ratios(
         whole -= (layer.inputs - kept) * layer.outputs
         rank: Any = step.options.get("rank", 0)
         whole += rank * (layer.inputs + layer.outputs)
-    sides = [
-        meta.concrete_shape(_weight(projections(program.graph)[step.site]), 1) or (0, 0)
-        for step in turns[:-1]  # behind the last part the stream stays as it is
-    ]
-    return whole / dense, sum(side[1] ** 2 for side in sides) / dense
+    return whole / dense, _turning(program, turns) / dense
+
+
+def _turning(program: ExportedProgram, turns: Sequence[Step]) -> int:
+    """MACs of one token that rotations cost: every part's but the last one's is turned on."""
+    sites = projections(program.graph)
+    sides = [meta.concrete_shape(_weight(sites[step.site]), 1) or (0, 0) for step in turns]
+    found = sum(side[1] ** 2 for side in sides[:-1])
+    start = meta.labelled(program.graph)["block[0].attention:input"]
+    if turns and start.target is not torch.ops.aten.embedding.default:
+        found += sides[0][1] ** 2  # embeddings from outside are turned as they come in
+    return found
 
 
 def _rotation_note(ratio: float, turned: float, keep: float) -> str:

@@ -47,10 +47,11 @@ def top_inputs(score: Tensor, count: int) -> Tensor:
 
 
 def top_mask(score: Tensor, count: int) -> Tensor:
-    """Mask [..., n_in] bool of exactly K inputs; see `top_inputs`."""
-    order = score.sort(dim=-1, descending=True, stable=True).indices
-    mask = torch.zeros_like(score, dtype=torch.bool)
-    return mask.scatter(-1, order[..., :count], True)
+    """Mask [..., n_in] bool of exactly K inputs, those of `top_inputs`, without a whole sort."""
+    least = score.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    above, level = score > least, score == least
+    room = count - above.sum(-1, keepdim=True)
+    return above | (level & (level.cumsum(-1) <= room))
 
 
 def threshold_of(scores: Tensor, keep: float) -> float:

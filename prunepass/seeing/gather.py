@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -11,17 +12,22 @@ from typing import Any
 
 import torch
 
-from prunepass.bundle import read_plan
+from prunepass.benchmark.side_by_side import side_by_side
+from prunepass.benchmark.subjects import subjects
+from prunepass.bundle import kind_of, read_plan
 from prunepass.engines import load_engines
-from prunepass.errors import ModelError, PrunepassError
+from prunepass.errors import ModelError, PrunepassError, UsageError
 from prunepass.html.facts import Facts, Picture, Quality
+from prunepass.language.manifest import KIND as LANGUAGE
 from prunepass.measure.fidelity import compare
-from prunepass.measure.timing import interleaved
+from prunepass.report import read_report
 from prunepass.seeing.baselines import Batches, baselines, own
-from prunepass.seeing.look import Looker, read_report
+from prunepass.seeing.look import Look, Looker
+from prunepass.seeing.look_vlm import look as look_vlm
 from prunepass.seeing.paint import left, panel
 from prunepass.sources.pictures import Pictures, find_pictures
 from prunepass.sources.preprocess import Preprocessing
+from prunepass.vlm.loading import load as load_vlm
 
 Told = Callable[[str], None]
 SHOWN = 4
@@ -40,6 +46,7 @@ class Wanted:
         bench: What `prunepass bench --json` wrote.
         doctor: What `prunepass doctor --json` wrote.
         layers: What `prunepass layers --json` wrote.
+        prompt: A question about the pictures, of a vision-language model.
     """
 
     images: str | None = None
@@ -48,14 +55,19 @@ class Wanted:
     bench: Path | None = None
     doctor: Path | None = None
     layers: Path | None = None
+    prompt: str | None = None
 
 
 def gather(folder: Path, wanted: Wanted, say: Told) -> Facts:
     """The facts of one bundle.
 
     Raises:
-        ModelError: It is no bundle of a model of pictures alone, or a file cannot be read.
+        ModelError: It is no bundle, or a file cannot be read.
+        UsageError: Its model takes no pictures, or reads a prompt with them and there is none, or
+            reads none and there is one.
     """
+    kind = kind_of(folder)
+    _check(kind, wanted)
     report, made = read_report(folder), read_plan(folder / "plan.json")
     missing: list[str] = []
     shown: tuple[Picture, ...] = ()
@@ -63,8 +75,13 @@ def gather(folder: Path, wanted: Wanted, say: Told) -> Facts:
     if wanted.images is not None:
         pictures = find_pictures(wanted.images, labelled=False)
         pictures = pictures.split(wanted.limit)[0] if wanted.limit < len(pictures) else pictures
-        quality, note = _measured(folder, pictures, made.method, say, missing)
-        shown = _shown(folder, pictures, missing)
+        if kind is None:
+            quality, note = _measured(folder, pictures, made.method, say, missing)
+            looker: Callable[[Path], Look] = Looker(folder)
+        else:
+            bundle = load_vlm(folder)
+            looker = functools.partial(look_vlm, bundle, prompt=wanted.prompt or "")
+        shown = _shown(looker, pictures, missing)
     doctor = None if wanted.doctor is None else read_json(wanted.doctor)
     return Facts(
         report=report,
@@ -79,6 +96,24 @@ def gather(folder: Path, wanted: Wanted, say: Told) -> Facts:
         scores={} if wanted.layers is None else _layer_scores(read_json(wanted.layers)),
         findings=None if doctor is None else doctor.get("findings", []),
     )
+
+
+def _check(kind: str | None, wanted: Wanted) -> None:
+    """Raises UsageError where something is wanted that this kind of bundle cannot tell."""
+    if wanted.images is not None and kind == LANGUAGE:
+        raise UsageError("a language model sees no picture", found="--images", fix="leave it out")
+    if wanted.images is not None and kind is not None and wanted.prompt is None:
+        raise UsageError(
+            "which image tokens stay depends on what is asked",
+            found="--images without --prompt",
+            fix='--prompt "What is it?"',
+        )
+    if wanted.prompt is not None and (kind is None or wanted.images is None):
+        raise UsageError(
+            "a prompt is about pictures, for a model that reads one",
+            found="--prompt",
+            fix="--images DIR --prompt TEXT for a vision-language model, or leave it out",
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -158,11 +193,12 @@ def _measured(
     return tuple(rows), note + "; what stands beside the bundle was run by PyTorch, not built."
 
 
-def _shown(folder: Path, pictures: Pictures, missing: list[str]) -> tuple[Picture, ...]:
+def _shown(
+    looker: Callable[[Path], Look], pictures: Pictures, missing: list[str]
+) -> tuple[Picture, ...]:
     from PIL import Image
 
     try:
-        looker = Looker(folder)
         found = []
         for path in pictures.paths[:SHOWN]:
             look = looker(path)
@@ -185,14 +221,10 @@ def _shown(folder: Path, pictures: Pictures, missing: list[str]) -> tuple[Pictur
 
 
 def _runs(folder: Path, count: int, say: Told) -> dict[str, list[float]]:
-    manifest, engines = load_engines(folder)
     say(f"timing {count} runs of each engine")
-    (shape, kind), *_ = manifest.inputs.values()
-    generator = torch.Generator().manual_seed(0)
-    size = (manifest.batch or 1, *shape[1:])
-    images = torch.randn(size, generator=generator).to(getattr(torch, kind))
-    found = interleaved(engines, (images,), runs=count)
-    return {name: [1e3 * s for s in timing.seconds] for name, timing in found.items()}
+    engines = subjects(folder)
+    found = side_by_side(engines, batch=engines[0].batch or 1, runs=count)
+    return {one.subject.name: [1e3 * s for s in one.timing.seconds] for one in found}
 
 
 def _parts(report: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunepass.backends.told_tokens import TellingEngine, telling
 from prunepass.bundle import Manifest, read_manifest
-from prunepass.bundle_files import read_json
 from prunepass.errors import ModelError, UsageError
+from prunepass.report import read_report
 from prunepass.seeing.grid import patch_grid
 from prunepass.seeing.paths import Stage, stages
 from prunepass.sources.pictures import read_picture
@@ -85,19 +83,6 @@ def as_seen(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
     std = torch.tensor(preprocessing.std).view(3, 1, 1)
     return (image * std + mean).clamp(0, 1)
-
-
-def read_report(folder: Path) -> Mapping[str, Any]:
-    """What `report.json` of a bundle says.
-
-    Raises:
-        ModelError: It cannot be read.
-    """
-    path = folder / "report.json"
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise ModelError(f"{path} is damaged", found=type(data).__name__, fix="compile again")
-    return data
 
 
 def _preprocessing(manifest: Manifest) -> Preprocessing:

@@ -29,6 +29,7 @@ class LoadedVlm:
     Attributes:
         spec: The word that named it.
         module: An image-text-to-text model of transformers, in eval mode.
+        weights: Where its weights came from.
         processor: Its processor, or None where the folder has none.
         preprocessing: How a picture becomes an input, where no processor says so.
         template: A prompt with `{image}` and `{prompt}`, where no processor says so.
@@ -36,6 +37,7 @@ class LoadedVlm:
 
     spec: str
     module: nn.Module
+    weights: str
     processor: Any
     preprocessing: dict[str, Any] | None = None
     template: str | None = None
@@ -85,7 +87,7 @@ def load_vision_language(spec: str, *, weights: str = "pretrained") -> LoadedVlm
         if processor is None:
             with contextlib.suppress(Exception):
                 processor = _loaded(transformers.AutoTokenizer, folder)
-    return LoadedVlm(spec=spec, module=model, processor=processor)
+    return LoadedVlm(spec=spec, module=model, weights=label, processor=processor)
 
 
 def _loaded(kind: Any, folder: Path) -> Any:
@@ -126,6 +128,7 @@ def _tiny_llava(spec: str, weights: str) -> LoadedVlm:
     return LoadedVlm(
         spec=spec,
         module=model,
+        weights=weights,
         processor=vlm_words.tokenizer(),
         preprocessing=preprocessing,
         template=vlm_words.TEMPLATE,

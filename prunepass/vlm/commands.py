@@ -15,9 +15,11 @@ from prunepass.bundle_files import check_free
 from prunepass.errors import UsageError
 from prunepass.planners.image_methods import NONE
 from prunepass.planners.layers import wanted
+from prunepass.report import read_report
 from prunepass.sources.vision_language import load_vision_language
 from prunepass.terminal import Say
 from prunepass.vlm.compile import compile as compile_model
+from prunepass.vlm.cost import TEXT
 from prunepass.vlm.loading import load
 from prunepass.vlm.manifest import VlmManifest
 from prunepass.vlm.sparse_decode import DecodeInputs
@@ -57,12 +59,13 @@ def compile(words: Namespace, *, backend: Backend | str, say: Say) -> dict[str, 
         keep=shares(words.keep), after=words.after, positions=words.positions,
         image_size=words.image_size, without=without, score=words.score or "bi",
         texts=words.texts, decode_inputs=decode, backend=backend, folder=words.output,
-        force=words.force, name=words.model, preprocessing=loaded.preprocessing,
+        force=words.force, name=words.model, weights=loaded.weights,
+        preprocessing=loaded.preprocessing,
         template=loaded.template, on_stage=lambda stage: say(stage, stage=True),
     )  # fmt: skip
-    manifest = bundle.manifest
+    manifest, report = bundle.manifest, read_report(Path(words.output))
     if words.json:
-        return told(manifest)
+        return {**told(manifest), "macs_ratio": report["macs_ratio"]}
     say(f"model             {manifest.model}")
     say(f"method            {manifest.method}, positions {manifest.positions}")
     if manifest.without:
@@ -78,6 +81,10 @@ def compile(words: Namespace, *, backend: Backend | str, say: Say) -> dict[str, 
     left = [part / whole for part, whole in manifest.shares]
     counted = left if manifest.image_tokens is None else manifest.left()
     say(f"image tokens      {_runs(counted)}")
+    say(
+        f"MACs a prompt     {report['macs_dense'] / 1e9:.4f} G -> {report['macs'] / 1e9:.4f} G "
+        f"({report['macs_ratio']:.3f}), encoder included, one picture and {TEXT} words"
+    )
     say(f"cache of images   {sum(left) / len(left):.3f} of the dense one")
     if isinstance(engine := bundle.engines["decode"], UnbuiltEngine):
         say(f"engines           {engine.told}")

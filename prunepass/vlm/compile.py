@@ -25,6 +25,7 @@ from prunepass.vlm.layers import chosen_layers
 from prunepass.vlm.loading import load
 from prunepass.vlm.patches import ImageSize
 from prunepass.vlm.processor import fast_tokenizer
+from prunepass.vlm.report import told_of
 from prunepass.vlm.rewrite import rewrite
 from prunepass.vlm.sparse_decode import DecodeInputs
 from prunepass.vlm.text import FILE as TOKENIZER
@@ -51,6 +52,7 @@ def compile(
     folder: str | Path,
     force: bool = False,
     name: str | None = None,
+    weights: str = "given",
     preprocessing: Mapping[str, Any] | None = None,
     template: str | None = None,
     on_stage: Callable[[str], None] | None = None,
@@ -77,6 +79,7 @@ def compile(
         folder: The bundle to write.
         force: Whether an existing bundle is replaced.
         name: What to call the model.
+        weights: Where its weights came from, for the report.
         preprocessing: How a picture becomes an input, None for what the processor says.
         template: A prompt with `{image}` and `{prompt}`, None for what the processor says.
         on_stage: Told the name of each stage as it begins.
@@ -91,27 +94,35 @@ def compile(
         with clock("score layers"):
             given = None if texts is None else Path(texts)
             without = chosen_layers(model, processor_or_layout, without, score=score, texts=given)
-    programs, manifest = rewrite(
+    made = rewrite(
         model, processor_or_layout, method=method, keep=keep, after=after, positions=positions,
         options=options, image_size=image_size, without=without, decode_inputs=decode_inputs,
         backend=chosen.name, name=name, preprocessing=preprocessing, template=template, clock=clock,
     )  # fmt: skip
+    programs, manifest = made.programs, made.manifest
     if manifest.decode_inputs is not None and getattr(chosen, "portable", False):
         reads = {**manifest.decode_inputs, "note": READS_ALL}
         manifest = dataclasses.replace(manifest, decode_inputs=reads)
     with written(place, force=force) as scratch:
-        weights = SharedWeights(scratch)
+        shared, gaps = SharedWeights(scratch), []
         for part, program in programs.items():
             with clock(f"build {part}"):
                 (scratch / part).mkdir()
-                engine = _built(chosen, program, scratch / part, weights)
+                engine = _built(chosen, program, scratch / part, shared)
             with clock(f"check {part}"):
                 inputs, _ = program.example_inputs
                 told = EagerEngine.of(program)(*inputs)
                 sparse = part == "decode" and decode_inputs is not None
-                check_engine(engine, part, inputs, told, near_ties=NEAR_TIES if sparse else 0.0)
+                near_ties = NEAR_TIES if sparse else 0.0
+                gaps.append(check_engine(engine, part, inputs, told, near_ties=near_ties))
             del engine
         _write_tokenizer(processor_or_layout, scratch)
+        report = told_of(
+            made, parameters=sum(p.numel() for p in model.parameters()), difference=max(gaps),
+            seconds=clock.seconds, weights=weights,
+        )  # fmt: skip
+        write_text(scratch / "plan.json", made.plan.to_json())
+        write_text(scratch / "report.json", report.to_json())
         write_text(scratch / "bundle.json", manifest.to_json())
         write_digests(scratch)
     return load(place)

@@ -63,8 +63,13 @@ def layers_left(layers: int, sites: Sequence[str]) -> int:
                 f"there is no layer {site!r}", found=f"{layers} layers",
                 fix=f"block[0] to block[{layers - 1}]",
             )  # fmt: skip
-    gone = {s for s in sites if "." not in s or s.endswith(".attention")}
-    return layers - len(gone)
+    return len(numbers_left(layers, sites))
+
+
+def numbers_left(layers: int, sites: Sequence[str]) -> list[int]:
+    """Which layers with a cache are left of so many."""
+    gone = {s.partition(".")[0] for s in sites if "." not in s or s.endswith(".attention")}
+    return [number for number in range(layers) if f"block[{number}]" not in gone]
 
 
 def chosen_layers(

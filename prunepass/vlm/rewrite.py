@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from prunepass.analyse.projections import label_projections
+from prunepass.analyse.sites import fingerprint
 from prunepass.errors import PlanError, UsageError
 from prunepass.passes.bind_image_steps import layer_of, share_of
 from prunepass.passes.extend_cache import extend_cache
@@ -22,12 +23,12 @@ from prunepass.planners.image_methods import (
     image_steps,
     picture_share,
 )
-from prunepass.plans import Plain, Step
+from prunepass.plans import Plain, Plan, Step
 from prunepass.stages import Clock
-from prunepass.vlm.cost import check_pays
+from prunepass.vlm.cost import PromptCost, check_pays, prompt_cost
 from prunepass.vlm.downsample import downsampled
 from prunepass.vlm.facts import Facts, facts
-from prunepass.vlm.layers import layers_left, without_layers
+from prunepass.vlm.layers import layers_left, numbers_left, without_layers
 from prunepass.vlm.layout import Layout
 from prunepass.vlm.manifest import ENGINES, VlmManifest
 from prunepass.vlm.patches import ImageSize, Pictures, pictures_of
@@ -37,6 +38,26 @@ from prunepass.vlm.sparse_decode import DecodeInputs, read_fewer_inputs
 from prunepass.vlm.split import Sees, split
 from prunepass.vlm.tiles import Size
 from prunepass.vlm.verify import check_programs, example_of, what_tokens_see
+
+
+class Rewritten(NamedTuple):
+    """A model taken apart and rewritten, nothing built.
+
+    Attributes:
+        programs: By the name of the engine.
+        manifest: What binds them.
+        plan: What was done.
+        image_tokens: That the encoder made of a picture, as the model was.
+        dense: What a prompt costs the model as it was.
+        cost: What it costs now.
+    """
+
+    programs: dict[str, ExportedProgram]
+    manifest: VlmManifest
+    plan: Plan
+    image_tokens: int
+    dense: PromptCost
+    cost: PromptCost
 
 
 def rewrite(
@@ -56,8 +77,8 @@ def rewrite(
     preprocessing: Mapping[str, Any] | None = None,
     template: str | None = None,
     clock: Clock | None = None,
-) -> tuple[dict[str, ExportedProgram], VlmManifest]:
-    """The programs of a bundle by name, and the manifest that binds them: `compile` unbuilt.
+) -> Rewritten:
+    """A model taken apart and rewritten: `compile` unbuilt.
 
     Raises:
         PrunepassError: See `compile`.
@@ -89,7 +110,7 @@ def rewrite(
         )  # fmt: skip
         policy = _policy(steps)
     with clock("rewrite"):
-        shipped, grid = vision, known.grid_of
+        shipped, grid, chosen = vision, known.grid_of, steps
         if method == DOWNSAMPLE:
             smaller = downsampled(
                 model, pictures, image_tokens=image_tokens, share=picture_share(keep),
@@ -111,6 +132,7 @@ def rewrite(
             language, channels=known.channels, image_tokens=image_tokens, position_rows=rows,
             dtype=known.dtype, any_image_tokens=any_number,
         )  # fmt: skip
+        whole_model = dense
         if without:
             # Told against the model before layers go: behind that, nothing is left to compare.
             whole = extend_cache(dense, (0,), positions="keep_original")
@@ -138,7 +160,41 @@ def rewrite(
         with clock("read fewer inputs"):
             prefill, decode, told = read_fewer_inputs(prefill, decode, decode_inputs)
         manifest = replace(manifest, decode_inputs=told)
-    return dict(zip(ENGINES, (shipped, embedding, prefill, decode), strict=True)), manifest
+    with clock("count"):
+        tiles = len(pictures.encoder_inputs(examples[:1]))
+        costs = [
+            prompt_cost(encoder, language_part, image_tokens=n, tiles=tiles, layers=numbers)
+            for encoder, language_part, n, numbers in (
+                (vision, whole_model, image_tokens, range(known.layers)),
+                (shipped, prefill, tokens, numbers_left(known.layers, without)),
+            )
+        ]
+    return Rewritten(
+        dict(zip(ENGINES, (shipped, embedding, prefill, decode), strict=True)),
+        manifest,
+        _plan(method, chosen, without, whole_model, manifest),
+        image_tokens,
+        *costs,
+    )
+
+
+def _plan(
+    method: str, steps: Sequence[Step], without: Sequence[str], dense: ExportedProgram,
+    manifest: VlmManifest,
+) -> Plan:  # fmt: skip
+    """What was done, to be read: layers first, then image tokens; sites as they are then."""
+    left = [part / whole for part, whole in manifest.shares]
+    notes: dict[str, Plain] = {
+        "positions": manifest.positions, "cache": round(sum(left) / len(left), 4),
+    }  # fmt: skip
+    if without:
+        notes["dropped"] = list(without)
+    if manifest.decode_inputs is not None:
+        notes |= {f"decode_{key}": value for key, value in manifest.decode_inputs.items()}
+    if method == DOWNSAMPLE:
+        notes["pixels"] = list(manifest.pixels)
+    drops = [Step(kind="drop_layers", site=site) for site in without]
+    return Plan(method=method, steps=(*drops, *steps), fingerprint=fingerprint(dense), notes=notes)
 
 
 def _image_tokens(vision: ExportedProgram, pictures: Pictures) -> int:

@@ -96,7 +96,7 @@ def vision_language() -> Engines:
     from prunepass.vlm.rewrite import rewrite
     from prunepass.vlm.sparse_decode import DecodeInputs
 
-    programs, _ = rewrite(
+    programs, *_ = rewrite(
         small_llava(), method="transprune", keep=(0.75, 0.5, 0.25), after=(1, 2, 3),
         decode_inputs=DecodeInputs(keep=0.5, smallest=0),
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from prunepass.html.facts import Facts, Picture, Quality
+from prunepass.html.headline import amount
 from prunepass.html.page import page
 from tests.html.browser import browser, missing
 
@@ -113,6 +114,42 @@ def test_what_does_not_beat_random_is_told() -> None:
     own, chance = whole().quality
     text, _ = read(replace(whole(), quality=(replace(own, kl=0.29), chance)))
     assert "Not clearly better than random tokens" in text
+
+
+def test_of_a_vision_language_model_a_prompt_is_told() -> None:
+    report = {k: v for k, v in REPORT.items() if k != "difference_dense"}
+    engines = [
+        {"name": "dense", "median_ms": 90.0},
+        {"name": "half", "median_ms": 60.0, "speedup": 1.5, "speedup_low": 1.4,
+         "speedup_high": 1.6},
+        {"name": "third", "median_ms": 45.0, "speedup": 2.0},
+    ]  # fmt: skip
+    facts = replace(
+        LEAST,
+        report={**report, "example": "a prompt", "macs_dense": 4_000_000, "macs": 1_230_000},
+        plan={**PLAN, "notes": {"cache": 0.5, "decode_keep": 0.4, "dropped": ["block[3]"]},
+              "steps": [STEP | {"kind": "prune_image_tokens", "keep": 0.25}]},
+        bench={"batches": [{"batch": 2, "engines": engines}]},
+    )  # fmt: skip
+    text, _ = read(facts)
+    for part in (
+        "4.00 M to 1.23 M a prompt", "50.0% of the dense one", "differs by 2.0e-06<",
+        "image tokens that stay: 0.25", "decoding reads 40%", "without block[3]", "1.50x",
+        "90.0 to 60.0 ms, batch 2", "1.50x (1.40 to 1.60)", ">2.00x<", "prunepass generate",
+    ):  # fmt: skip
+        assert part in text
+    text, _ = read(replace(facts, bench={}, runs={"compressed": [70.0, 72.0, 71.0]}))
+    assert "71 ms" in text
+    assert "to the first token" in text
+
+
+@pytest.mark.parametrize(
+    ("macs", "text"),
+    [(0, "0.00"), (999, "999"), (1234, "1.23 k"), (56_789, "56.8 k"), (4.6e9, "4.60 G"),
+     (4.567e12, "4567 G")],
+)  # fmt: skip
+def test_amounts_have_three_digits(macs: float, text: str) -> None:
+    assert amount(macs) == text
 
 
 @pytest.mark.slow

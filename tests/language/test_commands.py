@@ -31,6 +31,13 @@ def test_compile_bench_and_generate(
     assert "allocation        greedy" in told
     assert main(["bench", bundle, "--batch", "1", "--runs", "3"]) == 0
     assert "speed-up" in capsys.readouterr().out
+    report = str(tmp_path / "report.html")
+    assert main(["report", bundle, "--runs", "3", "-o", report, "--quiet"]) == 0
+    text = Path(report).read_text(encoding="utf-8")
+    for said in ("50% of the inputs", "a token", "as fast, measured", "block[1].mlp.down"):
+        assert said in text
+    assert main(["report", bundle, "--images", str(tmp_path), "-o", "r.html"]) == 2
+    assert "sees no picture" in capsys.readouterr().err
     assert main(["generate", bundle, "--tokens", "5,6,7", "--max-new-tokens", "3"]) == 0
     assert all(part.isdecimal() for part in capsys.readouterr().out.strip().split(","))
     assert main(made) == 2  # it is there already

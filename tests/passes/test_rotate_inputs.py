@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from prunepass.analyse.flops import macs
-from prunepass.analyse.projections import projections, role_of
+from prunepass.analyse.projections import label_projections, projections, role_of
 from prunepass.apply import apply_plan
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.passes.rotate_inputs import rotate_inputs
 from prunepass.passes.sparsify_inputs import sparsify_inputs
 from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Step
+from prunepass.vlm.programs import capture_language
+from prunepass.vlm.split import split
 from tests.tiny_decoders import captured, outputs, texts
+from tests.tiny_language import IMAGE_TOKENS, small_llava
 
 PIVOTS = {"llama": ("k", "gate"), "qwen2": ("k", "gate"), "phi3": ("qkv", "gate_up")}
 
@@ -96,6 +99,25 @@ def test_tied_embeddings_become_two_and_the_program_given_stays() -> None:
     tables = [v for v in rotated.state_dict.values() if v.shape == (40, 32)]
     assert len(tables) >= 2
     assert any(not torch.equal(tables[0], other) for other in tables[1:])
+
+
+def test_embeddings_from_outside_are_turned_as_they_come_in() -> None:
+    """The language model of a LLaVA: token embeddings and image features are its inputs."""
+    program = label_projections(
+        capture_language(
+            split(small_llava().double()).language, channels=32, image_tokens=IMAGE_TOKENS,
+            dtype=torch.float64,
+        )
+    )  # fmt: skip
+    plan = plan_inputs(program, keep=1.0, smallest=0, rotate=True)
+    rotated = apply_plan(program, plan)
+    given = program.example_inputs[0]
+    with torch.no_grad():
+        found, want = rotated.module()(*given), program.module()(*given)
+    assert float((found[0] - want[0]).abs().max() / want[0].abs().max()) < 1e-6
+    parts = len([step for step in plan.steps if step.kind == "rotate_inputs"])
+    assert macs(rotated) - macs(program) == parts * 32**2
+    assert plan.notes["macs_ratio"] == pytest.approx(macs(rotated) / macs(program), abs=2e-3)
 
 
 def test_products_of_the_shortcuts_are_counted() -> None:

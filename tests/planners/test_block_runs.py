@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from prunepass.planners.block_runs import record_blocks
+from prunepass.planners.decoder_texts import text_inputs
 from prunepass.planners.greedy_allocation import changed
 from tests.tiny_decoders import captured, texts
 
 
 def test_runs_of_a_block_say_what_the_program_says() -> None:
     program = captured("llama")
-    runs = record_blocks(program, texts(3))
+    runs = record_blocks(program, text_inputs(program, texts(3)))
     stream = runs.output(1, 0, {})
     assert stream.shape == (3, 12, 32)
     masked = runs.output(

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from prunepass.analyse.projections import projections
 from prunepass.planners.block_runs import Layer, record_blocks
+from prunepass.planners.decoder_texts import text_inputs
 from prunepass.planners.greedy_allocation import STEP, allocate_greedily, changed
 from tests.tiny_decoders import captured, texts
 
@@ -25,7 +26,7 @@ def mean_keep(shares: dict[str, float]) -> float:
 
 
 def test_w10_greedy_shares_meet_the_target_and_grow_with_it() -> None:
-    runs = record_blocks(captured("llama"), texts(6))
+    runs = record_blocks(captured("llama"), text_inputs(captured("llama"), texts(6)))
     found = [allocate_greedily(runs, 0, LAYERS, keep=keep) for keep in (0.75, 0.6, 0.5, 0.35)]
     # What one step saves, of whatever layer.
     step = STEP * 32 * 32 / sum(layer.inputs * layer.outputs for layer in LAYERS)
@@ -38,7 +39,7 @@ def test_w10_greedy_shares_meet_the_target_and_grow_with_it() -> None:
 
 def test_greedy_is_no_worse_than_uniform_on_what_it_was_fitted_to() -> None:
     program = captured("llama")
-    runs = record_blocks(program, texts(6))
+    runs = record_blocks(program, text_inputs(program, texts(6)))
     nodes = {layer.site: layer for layer in LAYERS}
     sites = projections(runs.module.graph)
     greedy = allocate_greedily(runs, 0, LAYERS, keep=0.5)

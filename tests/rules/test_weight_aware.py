@@ -59,6 +59,18 @@ def test_w1_keeping_everything_is_the_dense_output() -> None:
     assert torch.equal(masked_linear(x, weight, None, mask), torch.nn.functional.linear(x, weight))
 
 
+@given(seed=st.integers(0, 999), inputs=st.integers(1, 40), values=st.integers(1, 50))
+@settings(max_examples=50, deadline=None)
+def test_the_mask_is_of_the_inputs_at_the_top_with_many_alike(
+    seed: int, inputs: int, values: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.randint(0, values, (3, inputs), generator=generator).float()
+    for count in range(1, inputs + 1):
+        found = [row.nonzero().flatten().tolist() for row in top_mask(score, count)]
+        assert found == top_inputs(score, count).tolist()
+
+
 @given(seed=st.integers(0, 999), inputs=st.integers(1, 40), keep=st.floats(0.01, 1.0))
 @settings(max_examples=50, deadline=None)
 def test_w2_and_w13_exactly_k_inputs_of_every_single_token(

@@ -9,22 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch.export import ExportedProgram
 
 from prunepass import vlm
 from prunepass.backends.eager import EagerEngine
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.bundle_files import write_digests
 from prunepass.errors import PlanError, UsageError
-from prunepass.vlm.manifest import VlmManifest
 from prunepass.vlm.processor import described
-from prunepass.vlm.rewrite import rewrite
+from prunepass.vlm.rewrite import Rewritten, rewrite
 from prunepass.vlm.tiles import Tiles
 from tests.vlm.tiny_vlms import SIDE, llava_next, llava_onevision, prompt_of
 
 Size = tuple[int, int]
 SIZES: tuple[Size, ...] = ((16, 64), (40, 60), (64, 64), (100, 30), (30, 31), (200, 333))
-Made = tuple[dict[str, ExportedProgram], VlmManifest]
 PRUNING: dict[str, Any] = {"method": "transprune", "after": (1, 3), "keep": (0.5, 0.25)}
 
 
@@ -39,12 +36,12 @@ def dense(model: Any) -> vlm.VlmBundle:
 
 
 @pytest.fixture(scope="module")
-def made(model: Any) -> Made:
+def made(model: Any) -> Rewritten:
     return rewrite(model, backend="onnx", **PRUNING)
 
 
 @pytest.fixture(scope="module")
-def pruned(made: Made) -> vlm.VlmBundle:
+def pruned(made: Rewritten) -> vlm.VlmBundle:
     return run_by_pytorch(made)
 
 
@@ -52,8 +49,8 @@ def in_memory(model: Any, **rest: Any) -> vlm.VlmBundle:
     return run_by_pytorch(rewrite(model, **rest))
 
 
-def run_by_pytorch(made: Made) -> vlm.VlmBundle:
-    programs, manifest = made
+def run_by_pytorch(made: Rewritten) -> vlm.VlmBundle:
+    programs, manifest, *_ = made
     engines: dict[str, Any] = {part: EagerEngine.of(program) for part, program in programs.items()}
     return vlm.VlmBundle(manifest, engines, None)
 
@@ -121,9 +118,9 @@ def test_the_share_is_of_each_picture(pruned: vlm.VlmBundle, size: Size) -> None
 
 @pytest.mark.slow
 def test_onnx_runtime_says_the_same(
-    model: Any, made: Made, pruned: vlm.VlmBundle, tmp_path: Path
+    model: Any, made: Rewritten, pruned: vlm.VlmBundle, tmp_path: Path
 ) -> None:
-    programs, manifest = made
+    programs, manifest, *_ = made
     for part, program in programs.items():
         (tmp_path / part).mkdir()
         OnnxBackend().build(program, tmp_path / part)

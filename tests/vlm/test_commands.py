@@ -69,6 +69,28 @@ def test_a_bundle_answers(bundle: Path, picture: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.strip() == found["text"].strip()
 
 
+def test_a_report_of_a_bundle(
+    bundle: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, pictures = tmp_path / "report.html", picture.parent
+    words = ["report", str(bundle), "-o", str(out), "--images", str(pictures)]
+    assert main(words) == 2
+    assert "--prompt" in capsys.readouterr().err
+    told = json.loads((bundle / "report.json").read_text())
+    assert told["tokens"] == {
+        "behind layer 1": [16, 12], "behind layer 2": [12, 8], "behind layer 3": [8, 4],
+    }  # fmt: skip
+    assert told["macs"] == sum(told["parts"]["compressed"].values())
+    assert main([*words, "--prompt", "w7 w9", "--runs", "3", "--quiet"]) == 0
+    text = out.read_text(encoding="utf-8")
+    for section in ("tokens", "macs", "latency", "pictures", "plan", "versions"):
+        assert f'<h2 id="{section}">' in text
+    assert "image tokens that stay: 0.75, 0.5, 0.25" in text
+    assert "to the first token, measured" in text
+    assert f"{told['macs'] / told['macs_dense']:.1%}" in text
+    assert text.count("<img") == 4
+
+
 @pytest.mark.slow
 def test_a_bundle_for_tensorrt_is_written_without_it(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

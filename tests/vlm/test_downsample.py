@@ -81,7 +81,7 @@ def test_llava_says_what_it_says_to_a_smaller_picture(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_qwen_says_what_it_says_to_a_smaller_picture() -> None:
     model, family = qwen2_vl(), FAMILIES["qwen2-vl"]
-    programs, manifest = rewrite(model, method="downsample", keep=(0.5,), image_size=(32, 48))
+    programs, manifest, *_ = rewrite(model, method="downsample", keep=(0.5,), image_size=(32, 48))
     engines: dict[str, Any] = {part: EagerEngine.of(program) for part, program in programs.items()}
     bundle = vlm.VlmBundle(manifest, engines, None)
     assert manifest.grid == (3, 4)

@@ -38,7 +38,7 @@ def rewritten(name: str, **rest: Any) -> tuple[Any, Family, vlm.VlmBundle]:
     """A bundle whose programs are run as they are, which saves building and loading them."""
     family = FAMILIES[name]
     model = family.make()
-    programs, manifest = rewrite(model, image_size=family.image_size, **rest)
+    programs, manifest, *_ = rewrite(model, image_size=family.image_size, **rest)
     engines: dict[str, Any] = {part: EagerEngine.of(program) for part, program in programs.items()}
     return model, family, vlm.VlmBundle(manifest, engines, None)
 
