@@ -68,7 +68,7 @@ def _small_state_space() -> tuple[ModelCard, ...]:
         )
         for name, build, description in (
             ("tiny_vim", tiny_vim, "Vision Mamba (50 tokens, 64 channels, 8 blocks)"),
-            ("tiny_plain_mamba", tiny_plain_mamba, "PlainMamba (64 tokens, 64 channels, 6 layers)"),
+            ("tiny_plain_mamba", tiny_plain_mamba, "PlainMamba (64 tokens, 64 channels, 8 layers)"),
         )
     )
 

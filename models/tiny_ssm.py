@@ -26,6 +26,6 @@ def tiny_vim(*, image_size: int = 32, **more: Any) -> Vim:
 def tiny_plain_mamba(*, image_size: int = 32, **more: Any) -> PlainMamba:
     """PlainMamba of 64 tokens; what a scan takes is all in its own order, as the paper has it."""
     return PlainMamba(
-        image_size=image_size, patch=4, channels=64, depth=6, states=8, classes=len(CLASSES),
-        grid_layers=(0,), as_published=False, **more,
+        image_size=image_size, patch=4, channels=64, depth=8, states=8, classes=len(CLASSES),
+        stem_convolutions=0, grid_layers=(0,), as_published=False, **more,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from prunepass.engines import available
 from prunepass.errors import PlanError
 from prunepass.planners.methods import DOWNSAMPLE
 from prunepass.plans import Plan, check_keep
+from prunepass.rules.shrink import shrink, shrinking
 from prunepass.sources.model import LoadedModel
 from prunepass.stages import Clock
 
@@ -25,20 +26,20 @@ class Downsampled(nn.Module):
     """A model that shrinks its pictures first.
 
     Args:
-        model: Takes pictures [B, 3, size, size].
-        size: Pixels a side.
+        model: Takes pictures [B, 3, smaller, smaller].
+        size: Pixels a side of what comes in.
+        smaller: Pixels a side that are left.
     """
 
-    def __init__(self, model: nn.Module, size: int) -> None:
+    def __init__(self, model: nn.Module, size: int, smaller: int) -> None:
         super().__init__()
-        self.model, self.size = model, size
+        self.model = model
+        self.register_buffer("side", shrinking(size, smaller))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The model's output for pictures [B, 3, H, W] of any size."""
-        smaller = nn.functional.interpolate(
-            images, size=(self.size, self.size), mode="bicubic", align_corners=False
-        )
-        output: Tensor = self.model(smaller)
+        """The model's output for pictures [B, 3, size, size]."""
+        side = self.get_buffer("side")
+        output: Tensor = self.model(shrink(images, side, side))
         return output
 
 
@@ -131,7 +132,7 @@ def shrunk(
         # MACs fall at least with the area, so a size far above the budget need not be built.
         if (size / full) ** 2 > flops * 1.1:
             continue
-        smaller = capture(Downsampled(rebuild(size), size).eval(), (loaded.example(),))
+        smaller = capture(Downsampled(rebuild(size), full, size).eval(), (loaded.example(),))
     return size, smaller
 
 

@@ -66,6 +66,8 @@ class OnnxBackend:
         providers: Execution providers, in order of preference.
         portable: Nothing compiled is put beside the file: scans are written out where they stand,
             and sparse products read all of their weight, see `onnx_gated`.
+        mapped: Weights are read where they lie in their file, which all sessions of it share,
+            instead of a copy a session, packed for products of several rows.
     """
 
     opset: int = 20
@@ -74,6 +76,7 @@ class OnnxBackend:
     threads: int | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     portable: bool = False
+    mapped: bool = False
     name: str = "onnx"
 
     def unavailable(self) -> str | None:
@@ -171,6 +174,8 @@ class OnnxBackend:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
         if optimised is not None:
             options.optimized_model_filepath = str(optimised)
+        if self.mapped:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if isinstance(model, bytes):
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, str(folder))

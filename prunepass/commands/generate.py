@@ -28,6 +28,10 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, metavar="P")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument(
+        "--mapped", action="store_true",
+        help="of a vision-language model: weights once in memory, tokens take longer",
+    )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda, of ONNX Runtime")
 
 

@@ -127,6 +127,12 @@ def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Goes on with one prompt."""
     if words.image:
         raise UsageError("a language model takes no picture", found="--image", fix="leave it out")
+    if words.mapped or words.device != "cpu":
+        raise UsageError(
+            "bundles of language models run on the CPU, one engine at a time",
+            found="--mapped" if words.mapped else f"--device {words.device}",
+            fix="leave it out",
+        )
     bundle = load(words.bundle, threads=words.threads)
     prompt = words.prompt if words.tokens is None else words.tokens
     found = bundle.generate(

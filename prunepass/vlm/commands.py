@@ -115,7 +115,7 @@ def generate(words: Namespace, *, say: Say) -> dict[str, Any]:
             found="--tokens",
             fix="--prompt TEXT",
         )
-    bundle = load(words.bundle, threads=words.threads, device=words.device)
+    bundle = load(words.bundle, threads=words.threads, device=words.device, mapped=words.mapped)
     if bundle.text is None:
         raise UsageError(
             f"{words.bundle} has no tokenizer",

@@ -11,6 +11,7 @@ from prunepass.analyse.counting import counts
 from prunepass.analyse.flops import macs
 from prunepass.errors import PlanError
 from prunepass.graph import meta
+from prunepass.graph.parts import BEHIND
 
 TEXT = 64
 """Text tokens of the prompt that plans are held against, half of them behind the image."""
@@ -57,7 +58,8 @@ def prompt_cost(
         layers: For each layer of `prefill` its number in the model.
     """
     found = counts(prefill, sizes=_sizes(prefill, image_tokens, TEXT)).layers
-    order = sorted(found, key=_number)  # scoring for a later layer may run before an earlier one
+    # Scoring for a later layer may run before an earlier one.
+    order = sorted(found, key=lambda name: (name == BEHIND, _number(name)))
     parts = {"encoder": macs(encoder, batch=tiles)}
     for name in order:
         number = _number(name)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prunepass.errors import PlanError, UnsupportedGraph, first_line
 from prunepass.plans import Plain
-from prunepass.rules.precision import like, widen
+from prunepass.rules.shrink import shrink, shrinking
 from prunepass.vlm.patches import Pictures, pictures_of
 from prunepass.vlm.split import split
 
@@ -112,29 +112,6 @@ def takes_smaller(
         return {**pictures.inputs(pixels), "interpolate_pos_encoding": True}
 
     return lambda _: dataclasses.replace(pictures, inputs=inputs)
-
-
-def shrinking(size: int, smaller: int) -> Tensor:
-    """[smaller, size]: one axis of a resampling with antialiasing, as a matrix, float32.
-
-    Resampling is linear and goes by rows and columns, so as two products it is the same in every
-    engine; not all of them resample with antialiasing.
-    """
-    return nn.functional.interpolate(
-        torch.eye(size)[None, None], size=(smaller, size), mode="bicubic", antialias=True
-    )[0, 0]
-
-
-def shrink(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[I, 3, h, w] of pictures [I, 3, H, W].
-
-    Args:
-        pixels: The pictures.
-        rows: [h, H], see `shrinking`.
-        columns: [w, W].
-    """
-    wide = widen(pixels)
-    return like(like(rows, wide) @ wide @ like(columns, wide).T, pixels)
 
 
 @torch.no_grad()

@@ -22,7 +22,9 @@ _CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
 """Execution providers of ONNX Runtime, in order of preference."""
 
 
-def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu") -> VlmBundle:
+def load(
+    folder: str | Path, *, threads: int | None = None, device: str = "cpu", mapped: bool = False
+) -> VlmBundle:
     """A vision-language bundle; needs neither the model's source nor transformers.
 
     Args:
@@ -30,15 +32,26 @@ def load(folder: str | Path, *, threads: int | None = None, device: str = "cpu")
         threads: Threads of each engine, None for one a core.
         device: `cpu`, or `cuda` for ONNX Runtime on a GPU: its engines compute there, and there
             the cache stays.
+        mapped: Whether prefill and decoding read one and the same copy of the weights, where it
+            lies in its file, instead of one each: less memory for more time, see
+            docs/vision-language.md. Of ONNX Runtime on the CPU.
 
     Raises:
-        UsageError: The backend of the bundle has no such device.
+        UsageError: The backend of the bundle has no such device, or maps no weights.
         ModelError: The folder is no such bundle, an engine is missing, or a file was changed.
         BackendError: An engine cannot be loaded, or does not fit the manifest.
     """
     place = Path(folder)
     manifest = read_vlm_manifest(place)
+    if mapped and (manifest.backend != "onnx" or device != "cpu"):
+        raise UsageError(
+            "weights are mapped by ONNX Runtime on the CPU",
+            found=f"an engine of {manifest.backend} on {device}",
+            fix="leave mapped out",
+        )
     settings = _settings(manifest.backend, threads, device)
+    if mapped:
+        settings["mapped"] = True
     chosen = find_backend(manifest.backend, **settings)
     missing = [
         name

@@ -64,7 +64,7 @@ def downsample() -> Engines:
     """The baseline that shrinks pictures in front of a model."""
     from prunepass.downsample import Downsampled
 
-    program = capture(Downsampled(_hf(), 32).eval(), (torch.randn(2, 3, 48, 48),))
+    program = capture(Downsampled(_hf(), 48, 32).eval(), (torch.randn(2, 3, 48, 48),))
     return {"compressed": program}
 
 

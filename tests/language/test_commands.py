@@ -40,6 +40,9 @@ def test_compile_bench_and_generate(
     assert "sees no picture" in capsys.readouterr().err
     assert main(["generate", bundle, "--tokens", "5,6,7", "--max-new-tokens", "3"]) == 0
     assert all(part.isdecimal() for part in capsys.readouterr().out.strip().split(","))
+    for word, value in (("--mapped", []), ("--device", ["cuda"])):
+        assert main(["generate", bundle, "--tokens", "5", word, *value]) == 2
+        assert "leave it out" in capsys.readouterr().err
     assert main(made) == 2  # it is there already
     assert "exists" in capsys.readouterr().err
 

@@ -65,8 +65,9 @@ def test_a_bundle_answers(bundle: Path, picture: Path, capsys: pytest.CaptureFix
     assert len(found["tokens"]) == 6
     assert found["text"].split()[0].startswith("w")
     assert [a - b for a, b in zip(found["kept"], found["kept"][1:], strict=False)] == [4, 4]
-    assert main([*asked, "--max-new-tokens", "6"]) == 0
-    assert capsys.readouterr().out.strip() == found["text"].strip()
+    for mapped in ([], ["--mapped"]):
+        assert main([*asked, "--max-new-tokens", "6", *mapped]) == 0
+        assert capsys.readouterr().out.strip() == found["text"].strip()
 
 
 def test_a_report_of_a_bundle(

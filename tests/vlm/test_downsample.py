@@ -13,7 +13,8 @@ from prunepass import vlm
 from prunepass.backends.eager import EagerEngine
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.planners.image_methods import image_steps, picture_share
-from prunepass.vlm.downsample import cells, downsampled, shrink, shrinking, smaller_grid
+from prunepass.rules.shrink import shrink, shrinking
+from prunepass.vlm.downsample import cells, downsampled, smaller_grid
 from prunepass.vlm.patches import pictures_of
 from prunepass.vlm.rewrite import rewrite
 from tests.vlm.tiny_vlms import (

@@ -217,11 +217,21 @@ def test_prefill_and_decoder_have_one_file_of_weights(onnx_bundle: vlm.VlmBundle
     folder = onnx_bundle.folder
     assert folder is not None
     assert sorted(p.name for p in folder.iterdir()) == [
-        "bundle.json", "decode.onnx", "digests.json", "embedding.onnx", "prefill.onnx",
-        "vision.onnx", "weights.data",
+        "bundle.json", "decode.onnx", "digests.json", "embedding.onnx", "plan.json",
+        "prefill.onnx", "report.json", "vision.onnx", "weights.data",
     ]  # fmt: skip
     weights = sum(x.nbytes for x in small_llava().parameters())
     assert (folder / "weights.data").stat().st_size < 2 * weights
+
+
+def test_mapped_weights_say_the_same(onnx_bundle: vlm.VlmBundle) -> None:
+    assert onnx_bundle.folder is not None
+    mapped = vlm.load(onnx_bundle.folder, mapped=True)
+    picture, tokens = pixels(2).float(), prompt(2)
+    told, found = (b.begin([picture], [tokens], room=1).logits for b in (onnx_bundle, mapped))
+    torch.testing.assert_close(found, told, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UsageError, match="on the CPU"):
+        vlm.load(onnx_bundle.folder, device="cuda", mapped=True)
 
 
 def test_a_device_that_is_not_there_is_told(onnx_bundle: vlm.VlmBundle) -> None:

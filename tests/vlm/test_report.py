@@ -43,7 +43,9 @@ def test_parts_add_up_to_what_the_programs_cost(made: Rewritten) -> None:
     # In front of the first pruning there is scoring, and nothing is saved; behind it, ever more.
     assert dense[0] < now[0]
     assert now[-1] < now[2] < dense[2]
-    assert list(told["parts"]["compressed"])[:3] == ["encoder", "behind", "block[0]"]
+    assert list(told["parts"]["compressed"]) == [
+        "encoder", *(f"block[{i}]" for i in range(LAYERS)), "behind",
+    ]  # fmt: skip
     assert told["tokens"] == {
         "behind layer 1": [16, 12], "behind layer 2": [12, 8], "behind layer 3": [8, 4],
     }  # fmt: skip
