@@ -23,7 +23,11 @@ def step(rule: str, keep: int) -> Step:
     return Step(kind="select_image_features", site="image_features", rule=rule, keep=keep)
 
 
-@pytest.fixture(scope="module", params=[-2, -1], ids=["last-but-one", "last"])
+@pytest.fixture(
+    scope="module",
+    params=[-2, pytest.param(-1, marks=pytest.mark.slow)],
+    ids=["last-but-one", "last"],
+)
 def model(request: pytest.FixtureRequest) -> Any:
     """LLaVA reads the layer before the last one; what lies behind it is traced, too."""
     made = small_llava()

@@ -13,7 +13,6 @@ from prunepass import vlm
 from prunepass.backends.eager import EagerEngine
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.planners.image_methods import image_steps, picture_share
-from prunepass.rules.shrink import shrink, shrinking
 from prunepass.vlm.downsample import cells, downsampled, smaller_grid
 from prunepass.vlm.patches import pictures_of
 from prunepass.vlm.rewrite import rewrite
@@ -30,15 +29,6 @@ from tests.vlm.tiny_vlms import (
 
 def by_hand(pixels: Tensor, height: int, width: int) -> Tensor:
     return nn.functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_two_products_resample_as_interpolation_does(dtype: torch.dtype) -> None:
-    pixels = torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
-    found = shrink(pixels.to(dtype), shrinking(40, 24), shrinking(56, 16))
-    assert found.dtype == dtype
-    limit = 2e-2 if dtype is torch.bfloat16 else 1e-5
-    torch.testing.assert_close(found.float(), by_hand(pixels, 24, 16), rtol=limit, atol=limit)
 
 
 def test_cells_are_square_and_whole() -> None:

@@ -59,7 +59,11 @@ def test_the_plan_can_be_read_again(made: Rewritten) -> None:
 
 
 @pytest.mark.parametrize(
-    ("without", "left"), [(("block[1]", "block[3]"), (0, 2, 4)), (("block[2].mlp",), range(5))]
+    ("without", "left"),
+    [
+        (("block[1]", "block[3]"), (0, 2, 4)),
+        pytest.param(("block[2].mlp",), range(5), marks=pytest.mark.slow),
+    ],
 )
 def test_layers_that_were_dropped_have_their_number(
     without: tuple[str, ...], left: Sequence[int]
