@@ -41,7 +41,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "specialise": (5, {"errors", "graph"}),
     "backends": (6, _RUNNING | {"graph.edit", "graph.parts"}),
     "measure": (6, _RUNNING),
-    "report": (7, {"errors", "plans", "records"}),
+    "report": (7, {"bundle_files", "errors", "plans", "records"}),
     "bundle_files": (5, {"errors"}),
     "bundle": (6, {"bundle_files", "errors", "plans", "records"}),
     "doctor": (6, {"errors", "ops", "graph", "kernels"}),
@@ -71,10 +71,10 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "layer_plot": (9, set()),
     "language": (10, set()),
     "benchmark": (11, set()),
-    "seeing": (11, set()),
-    "commands": (12, set()),
-    "__main__": (14, set()),
-    "__init__": (13, set()),
+    "seeing": (12, set()),
+    "commands": (13, set()),
+    "__main__": (15, set()),
+    "__init__": (14, set()),
 }
 FREE = 8
 HEAVY = {"onnx", "onnxruntime", "onnxscript", "tensorrt", "torch_tensorrt", "timm", "transformers",
