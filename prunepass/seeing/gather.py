@@ -77,11 +77,7 @@ def gather(folder: Path, wanted: Wanted, say: Told) -> Facts:
         pictures = pictures.split(wanted.limit)[0] if wanted.limit < len(pictures) else pictures
         if kind is None:
             quality, note = _measured(folder, pictures, made.method, say, missing)
-            looker: Callable[[Path], Look] = Looker(folder)
-        else:
-            bundle = load_vlm(folder)
-            looker = functools.partial(look_vlm, bundle, prompt=wanted.prompt or "")
-        shown = _shown(looker, pictures, missing)
+        shown = _shown(folder, wanted.prompt, pictures, missing)
     doctor = None if wanted.doctor is None else read_json(wanted.doctor)
     return Facts(
         report=report,
@@ -193,12 +189,20 @@ def _measured(
     return tuple(rows), note + "; what stands beside the bundle was run by PyTorch, not built."
 
 
+def _looker(folder: Path, prompt: str | None) -> Callable[[Path], Look]:
+    """What looks at pictures with a bundle, and asks a prompt about them where there is one."""
+    if prompt is None:
+        return Looker(folder)
+    return functools.partial(look_vlm, load_vlm(folder), prompt=prompt)
+
+
 def _shown(
-    looker: Callable[[Path], Look], pictures: Pictures, missing: list[str]
+    folder: Path, prompt: str | None, pictures: Pictures, missing: list[str]
 ) -> tuple[Picture, ...]:
     from PIL import Image
 
     try:
+        looker = _looker(folder, prompt)
         found = []
         for path in pictures.paths[:SHOWN]:
             look = looker(path)

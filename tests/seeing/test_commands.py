@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from torch.export import ExportedProgram
 
+import prunepass
 from prunepass.__main__ import main
 from prunepass.html.page import MOST_BYTES
 
@@ -84,6 +86,21 @@ def test_a_report_tells_what_it_is_given(
     assert "No baselines" in text
     assert text.count("<img") == 3 * 3
     assert "quality on 3 pictures" in told.err
+
+
+def test_a_bundle_that_cannot_look_still_has_a_report(
+    program: ExportedProgram, pictures: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "bundle", tmp_path / "report.html"
+    prunepass.compile(
+        program, program.example_inputs[0], method="cls-attention", flops=0.71, backend="eager",
+        folder=folder,
+    )  # fmt: skip
+    assert run("report", folder, "--images", pictures, "-o", out, "--quiet") == 0
+    text = out.read_text(encoding="utf-8")
+    assert "The bundle does not say how pictures are prepared" in text
+    assert "No pictures:" in text
+    assert "<img" not in text
 
 
 def test_a_report_of_a_bundle_alone(merged: Path, tmp_path: Path) -> None:
