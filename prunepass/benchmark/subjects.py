@@ -17,6 +17,7 @@ from prunepass.errors import UsageError
 from prunepass.language.bench import CACHED, decoding_inputs
 from prunepass.language.generate import load as load_language
 from prunepass.language.manifest import is_language_bundle
+from prunepass.measure.timing import finish
 from prunepass.vlm.loading import load as load_vlm
 from prunepass.vlm.manifest import VlmManifest, is_vlm_bundle
 
@@ -132,12 +133,12 @@ def _of_vision_language(folder: Path, threads: int | None) -> Subject:
 
 def _on(engine: Engine, inputs: Callable[[int], tuple[Tensor, ...]]) -> Callable[[int], Call]:
     def prepare(batch: int) -> Call:
-        made = inputs(batch)
+        device = getattr(engine, "device", None)
+        made = tuple(x.to(device) for x in inputs(batch))
 
         def run() -> object:
             found = engine(*made)
-            if any(x.is_cuda for x in found):  # what is asked for is not done yet
-                torch.cuda.synchronize()
+            finish(found)
             return found
 
         return run

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.protocol import Backend
+from prunepass.backends.table import backend as find_backend
 from prunepass.backends.tensorrt import TensorRTBackend
 from prunepass.backends.tensorrt_settings import Range, TensorRTSettings
 from prunepass.errors import UsageError
@@ -17,6 +17,7 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "tensorrt": ("precision", "via", "opset", "profile", "profile_lengths", "workspace"),
         "onnx": ("opset", "portable"),
+        "aot_inductor": ("device",),
     }
 )
 """Backend -> options that say how it builds."""
@@ -35,6 +36,9 @@ def backend_arguments(parser: ArgumentParser) -> None:
         "--via", metavar="WAY", help="to TensorRT: onnx (default), or torch for torch-tensorrt"
     )
     parser.add_argument("--opset", type=int, metavar="N", help="of the ONNX file, 17 to 25")
+    parser.add_argument(
+        "--device", metavar="D", help="of AOTInductor: where it computes, cpu (default) or cuda"
+    )
     parser.add_argument(
         "--portable", action="store_true", default=None,
         help="nothing compiled beside the ONNX file: scans and sparse products in ONNX's own "
@@ -73,7 +77,7 @@ def backend_of(words: Namespace, *, text: bool) -> Backend | str:
             found=", ".join(map(_word, wrong)), fix=f"--backend {' or '.join(fits)}",
         )  # fmt: skip
     if words.backend != "tensorrt":
-        return OnnxBackend(**settings) if settings else words.backend
+        return find_backend(words.backend, **settings) if settings else words.backend
     if "profile" in settings and words.batch != "dynamic":
         raise UsageError(
             "--profile is for a batch that is free", found=f"--batch {words.batch}",

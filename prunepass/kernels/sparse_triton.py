@@ -1,21 +1,64 @@
-"""The sparse product on a GPU, in Triton: float16 or bfloat16, sums in float32.
-
-The inputs that stay are split among programs as outputs are, since one vector alone does not fill a
-GPU; what each of them summed is added in a fixed order afterwards, so results do not change from
-run to run.
-"""
+"""The sparse product on a GPU: what the Triton kernel is launched with, and compiled for."""
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-OUTPUTS = 128  # outputs of one program
-INPUTS = 32  # rows of the weight that it reads at once
-SPLITS = 8  # programs that share one block of outputs
+from prunepass.rules.weight_aware import top_mask
+
+DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+"""What the kernel computes with, and what Triton calls it; sums are of float32."""
+
+PROCESSORS = 132
+"""Multiprocessors of a GPU that is not here: an H100's or H200's."""
+
+_WIDEST, _NARROWEST = 64, 16  # outputs of a program: rows are read in pieces of 32 bytes or more
+_UNDER_WAY = 1 << 16  # bytes of the weight that a program asks for before the first ones are there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """What one program reads at once.
+
+    Attributes:
+        outputs: Outputs of a program.
+        inputs: Rows of the weight that a group of warps multiplies at once, at least 16.
+        groups: Groups of warps, each with rows of its own.
+        stages: One more than the tiles that are under way at once.
+        warps: Of 32 threads. All of these but `stages` are powers of two.
+        matrices: Whether tensor cores multiply, which take numbers of 16 bits.
+    """
+
+    outputs: int
+    inputs: int
+    stages: int
+    groups: int = 4
+    warps: int = 8
+    matrices: bool = True
+
+
+def tile_for(inputs: int, outputs: int, width: int, processors: int = PROCESSORS) -> Tile:
+    """The widest tile that leaves nearly every processor a program.
+
+    Pieces of a row are then as long as can be, and no processor idles while others read.
+
+    Args:
+        inputs: n_in.
+        outputs: n_out.
+        width: Bytes of a number of the weight.
+        processors: Multiprocessors of the GPU.
+    """
+    wide = _WIDEST
+    while wide > _NARROWEST and 10 * -(-outputs // wide) < 9 * processors:
+        wide //= 2
+    groups = Tile.groups
+    rows = max(16, min(128 // width, _power(inputs) // groups))
+    deep = min(_UNDER_WAY // (groups * rows * wide * width), -(-inputs // (groups * rows)))
+    return Tile(outputs=wide, inputs=rows, stages=1 + max(1, deep), matrices=width == 2)
 
 
 def gated_linear_cuda(
@@ -26,73 +69,101 @@ def gated_linear_cuda(
     flat = x.reshape(-1, inputs)
     if len(flat) > rows:
         return x @ weight
-    return gated_rows(flat, score.reshape(-1, inputs), weight, keep, threshold).reshape(
-        *x.shape[:-1], outputs
-    )
+    flat_score = score.reshape(-1, inputs)
+    if {x.dtype, weight.dtype, score.dtype} <= set(DTYPES):
+        found = gated_rows(flat, flat_score, weight, keep, threshold)
+    else:
+        mask = top_mask(flat_score, keep) if threshold < 0 else flat_score > threshold
+        found = (flat * mask) @ weight
+    return found.reshape(*x.shape[:-1], outputs)
 
 
-def gated_rows(x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float) -> Tensor:
+def gated_rows(
+    x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float, tile: Tile | None = None
+) -> Tensor:
     """x [R, n_in] times the rows of an input-major weight [n_in, n_out] that matter: [R, n_out].
 
     Args:
-        x: [R, n_in].
+        x: [R, n_in], of one of `DTYPES`, as are the others.
         score: [R, n_in], >= 0.
         weight: [n_in, n_out].
-        keep: Inputs that stay for each row.
+        keep: Inputs that stay for each row; of equal scores at the boundary, those of lower index.
         threshold: If >= 0, inputs whose score lies above it stay instead.
+        tile: What one program reads at once; None for what fits the weight and the GPU.
+    """
+    from prunepass.kernels.gated_rows_triton import gated_rows as kernel
+
+    rows, inputs = x.shape
+    outputs = weight.shape[1]
+    result = x.new_empty(rows, outputs)
+    if not rows:
+        return result
+    tile = tile or tile_for(inputs, outputs, weight.element_size(), _processors(x.device))
+    least = _pattern_below(threshold, score.dtype) if threshold >= 0 else 0
+    kernel[(-(-outputs // tile.outputs), rows)](
+        x.contiguous(), score.contiguous(), weight.contiguous(),
+        keep if threshold < 0 else 0, least, rows, result,
+        **constants(inputs, outputs, tile), num_warps=tile.warps,
+    )  # fmt: skip
+    return result
+
+
+def constants(inputs: int, outputs: int, tile: Tile) -> dict[str, int]:
+    """What the kernel for a weight [n_in, n_out] is compiled with.
+
+    Sizes are among them: with steps that are known a row is found without reckoning.
+    """
+    return {
+        "inputs": inputs, "outputs": outputs, "WIDTH": _power(inputs), "OUTPUTS": tile.outputs,
+        "INPUTS": tile.inputs, "GROUPS": tile.groups, "STAGES": tile.stages,
+        "MATRICES": tile.matrices,
+    }  # fmt: skip
+
+
+def compiled(
+    inputs: int, outputs: int, dtype: torch.dtype, tile: Tile, capability: tuple[int, int]
+) -> Any:
+    """The kernel compiled for a GPU, which need not be here: `asm["ptx"]`, `metadata`.
+
+    Args:
+        inputs: n_in.
+        outputs: n_out.
+        dtype: Of the weight, x, scores and results.
+        tile: What one program reads at once.
+        capability: Of the GPU, such as (9, 0).
     """
     import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
-    rows = len(x)
-    outputs = weight.shape[1]
-    chosen = threshold < 0
-    if chosen:
-        index = score.topk(keep, dim=1).indices.to(torch.int32).sort(dim=1).values.contiguous()
-        value = x.gather(1, index.long()).contiguous()
-    else:
-        value = torch.where(score > threshold, x, torch.zeros_like(x)).contiguous()
-        index = value  # not read
-    count = value.shape[1]
-    blocks = triton.cdiv(outputs, OUTPUTS)
-    part = INPUTS * triton.cdiv(triton.cdiv(count, SPLITS), INPUTS)
-    splits = triton.cdiv(count, part)
-    sums = torch.empty(splits, rows, outputs, dtype=torch.float32, device=x.device)
-    _kernel()[(blocks, splits, rows)](
-        value, index, weight, sums, count, outputs, rows, part,
-        CHOSEN=chosen, OUTPUTS=OUTPUTS, INPUTS=INPUTS,
-    )  # fmt: skip
-    return sums.sum(0).to(x.dtype)
+    from prunepass.kernels.gated_rows_triton import gated_rows as kernel
+
+    given = constants(inputs, outputs, tile)
+    kinds = dict.fromkeys(("x", "score", "weight", "result"), f"*{DTYPES[dtype]}")
+    signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
+    source = ASTSource(
+        kernel,
+        signature=signature | dict.fromkeys(given, "constexpr"),
+        constexprs=given,
+        attrs={(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in kinds},
+    )
+    target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+    return triton.compile(source, target=target, options={"num_warps": tile.warps})
 
 
-@functools.cache
-def _kernel() -> Any:
-    import triton
-    import triton.language as tl
+def _pattern_below(threshold: float, dtype: torch.dtype) -> int:
+    """The pattern that those of all numbers of a dtype above a threshold >= 0 lie above."""
+    whole = torch.int32 if dtype is torch.float32 else torch.int16
+    near = torch.tensor(threshold, dtype=torch.float64).to(dtype)
+    return int(near.view(whole)) - int(float(near) > threshold)
 
-    @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-    def kernel(  # type: ignore[no-untyped-def]
-        value, index, weight, sums, count, outputs, rows, part,
-        CHOSEN: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
-    ):  # fmt: skip
-        block, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-        column = block * OUTPUTS + tl.arange(0, OUTPUTS)
-        inside = column < outputs
-        total = tl.zeros((OUTPUTS,), dtype=tl.float32)
-        for start in range(split * part, min((split + 1) * part, count), INPUTS):
-            place = start + tl.arange(0, INPUTS)
-            there = place < count
-            factor = tl.load(value + row * count + place, mask=there, other=0.0).to(tl.float32)
-            if CHOSEN:
-                source = tl.load(index + row * count + place, mask=there, other=0)
-            else:
-                # A row whose input does not matter is not loaded.
-                source = place
-                there = there & (factor != 0.0)
-            read = tl.load(
-                weight + source[:, None].to(tl.int64) * outputs + column[None, :],
-                mask=there[:, None] & inside[None, :], other=0.0,
-            ).to(tl.float32)  # fmt: skip
-            total += tl.sum(factor[:, None] * read, axis=0)
-        tl.store(sums + (split * rows + row) * outputs + column, total, mask=inside)
 
-    return kernel
+def _power(number: int) -> int:
+    """The least power of two that is not smaller."""
+    return 1 << (number - 1).bit_length()
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return PROCESSORS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

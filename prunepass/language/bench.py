@@ -44,7 +44,8 @@ def bench_decoding(
     manifest = bundle.manifest
     rows = []
     for batch in batches:
-        inputs = decoding_inputs(manifest, batch=batch, cached=min(CACHED, manifest.context - 1))
+        made = decoding_inputs(manifest, batch=batch, cached=min(CACHED, manifest.context - 1))
+        inputs = tuple(x.to(bundle.device) for x in made)
         found = interleaved(bundle.engines, inputs, runs=runs)
         dense, compressed = found["dense"], found["compressed"]
         rows.append({

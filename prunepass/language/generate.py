@@ -48,6 +48,11 @@ class LanguageBundle:
     ) -> None:
         self.manifest, self.engines, self.text, self.folder = manifest, engines, text, folder
 
+    @property
+    def device(self) -> torch.device:
+        """Where the engines compute: there the cache lies."""
+        return getattr(next(iter(self.engines.values())), "device", torch.device("cpu"))
+
     def generate(
         self,
         prompt: Prompt,
@@ -113,7 +118,7 @@ class LanguageBundle:
         none = torch.zeros(size, 0, dtype=torch.int64)
         start = torch.zeros(size, dtype=torch.int64)
         # While the prompt runs the cache is one entry that holds nothing: it attends to itself.
-        cache = Cache((0,), empty, [none], [0], start, room=1)
+        cache = Cache((0,), empty, [none], [0], start, room=1, device=self.device)
         talk = Talk(cache, torch.zeros(size, self.manifest.vocabulary))
         self.extend(talk, ids, valid, part=part, room=room)
         return talk
@@ -137,7 +142,7 @@ class LanguageBundle:
         found = self.engines[part](tokens, valid, place, cache.dropped, *cache.valid, *cache.layers)
         cache.make_room(tokens.shape[1] + room)
         cache.append(found[1:], valid, valid.sum(1))
-        talk.logits = found[0][:, -1].float()
+        talk.logits = found[0][:, -1].float().cpu()
 
     def tokens(
         self, talk: Talk, most: int, sampling: Sampling, *, part: str = "compressed"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Run = Callable[..., tuple[Tensor, ...]]
@@ -75,9 +76,15 @@ def interleaved(
         for name in names if turn % 2 == 0 else reversed(names):
             time.sleep(rest)
             start = time.perf_counter()
-            engines[name](*inputs)
+            finish(engines[name](*inputs))
             seconds[name].append(time.perf_counter() - start)
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+
+
+def finish(outputs: object) -> None:
+    """Waits until outputs of an engine are there, which on a GPU are still being computed."""
+    if isinstance(outputs, tuple) and any(isinstance(y, Tensor) and y.is_cuda for y in outputs):
+        torch.cuda.synchronize()
 
 
 def speedup(slow: Timing, fast: Timing) -> float:

@@ -29,7 +29,7 @@ def step_inputs(program: ExportedProgram, tokens: Tensor) -> tuple[Tensor, ...]:
     """Inputs of a decoder's program for texts [B, T] with nothing before them."""
     _, _, _, dropped, past_valid, *layers = program.example_inputs[0]
     batch, length = tokens.shape
-    position = torch.arange(length).expand(batch, length)
+    position = torch.arange(length, device=tokens.device).expand(batch, length)
     return (
         tokens, torch.ones_like(tokens), position, torch.zeros_like(dropped),
         past_valid.new_zeros(batch, 1),

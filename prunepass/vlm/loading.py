@@ -76,7 +76,8 @@ def _settings(backend: str, threads: int | None, device: str) -> dict[str, Any]:
         raise UsageError(
             f"engines of {backend} do not run on {device!r}",
             found=f"device={device!r}",
-            fix="device='cpu', or 'cuda' for a bundle of ONNX",
+            fix="device='cpu', or 'cuda' for a bundle of ONNX; a package of AOTInductor computes "
+            "where it was compiled for (--device)",
         )
     if backend != "onnx":
         if threads:

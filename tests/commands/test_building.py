@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 import pytest
 
+from prunepass.backends.aot_inductor import AotInductorBackend
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.tensorrt import TensorRTBackend
 from prunepass.backends.tensorrt_settings import TensorRTSettings
@@ -38,6 +39,8 @@ def test_settings_of_onnx_and_none() -> None:
     )
     assert backend_of(words(""), text=False) == "onnx"
     assert backend_of(words("--backend eager"), text=True) == "eager"
+    there = backend_of(words("--backend aot_inductor --device cuda"), text=True)
+    assert there == AotInductorBackend(device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,8 @@ def test_settings_of_onnx_and_none() -> None:
         ("--backend eager --opset 17", False, "--backend tensorrt or onnx"),
         ("--backend tensorrt --portable", False, "--backend onnx"),
         ("--backend onnx --workspace 4", False, "--backend tensorrt"),
+        ("--backend onnx --device cuda", False, "--backend aot_inductor"),
+        ("--backend aot_inductor --device tpu", False, "one of cpu, cuda"),
         ("--backend tensorrt --profile 8", False, "--profile 1,8,64"),
         ("--backend tensorrt --profile 8,4,64", False, "--profile 1,8,64"),
         ("--backend tensorrt --profile 0,4,64", False, "--profile 1,8,64"),
