@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from prunepass.backends import tensorrt_plugin
 from prunepass.backends.tensorrt_settings import Profile, TensorRTSettings
 from prunepass.backends.tensorrt_versions import check, configure, interface, network_flags
 from prunepass.errors import BackendError
@@ -86,6 +87,8 @@ def build_plan_by_torch(
     """
     import torch_tensorrt
 
+    if tensorrt_plugin.has_sparse_products(program):
+        tensorrt_plugin.register()
     args, _ = program.example_inputs
     specs = [
         torch_tensorrt.Input(

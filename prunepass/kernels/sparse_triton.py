@@ -99,7 +99,7 @@ def gated_rows(
     if not rows:
         return result
     tile = tile or tile_for(inputs, outputs, weight.element_size(), _processors(x.device))
-    least = _pattern_below(threshold, score.dtype) if threshold >= 0 else 0
+    least = pattern_below(threshold, score.dtype) if threshold >= 0 else 0
     kernel[(-(-outputs // tile.outputs), rows)](
         x.contiguous(), score.contiguous(), weight.contiguous(),
         keep if threshold < 0 else 0, least, rows, result,
@@ -151,7 +151,7 @@ def compiled(
     return triton.compile(source, target=target, options={"num_warps": tile.warps})
 
 
-def _pattern_below(threshold: float, dtype: torch.dtype) -> int:
+def pattern_below(threshold: float, dtype: torch.dtype) -> int:
     """The pattern that those of all numbers of a dtype above a threshold >= 0 lie above."""
     whole = torch.int32 if dtype is torch.float32 else torch.int16
     near = torch.tensor(threshold, dtype=torch.float64).to(dtype)
