@@ -33,9 +33,11 @@ def available(name: str | Backend) -> Backend:
     chosen = find_backend(name) if isinstance(name, str) else name
     reason = chosen.unavailable()
     if reason:
+        there = getattr(chosen, "device", None) == "cuda"
         raise BackendError(
-            f"backend {chosen.name!r} cannot be used here", found=reason, fix="--backend eager"
-        )
+            f"backend {chosen.name!r} cannot be used here", found=reason,
+            fix="--device cpu" if there else "--backend eager",
+        )  # fmt: skip
     return chosen
 
 
