@@ -13,10 +13,10 @@ _TYPES = {
     "i2": "int16", "i4": "int32", "i8": "int64", "u1": "uint8", "u2": "uint16", "u4": "uint32",
     "u8": "uint64", "s": "string",
 }  # fmt: skip
-OPSETS = {19: 21, 20: 21, 21: 22, 22: 22, 23: 23, 24: 25, 25: 26}
+OPSETS = {19: 21, 20: 21, 21: 22, 22: 22, 23: 23, 24: 25, 25: 26, 32: 28}
 """Minor of ONNX Runtime 1.x -> the newest opset it loads; later ones as the last. Measured with
 each package: a file of one Relu at that opset loads, one of the next does not."""
-IR_VERSIONS = {19: 10, 23: 11, 24: 13}
+IR_VERSIONS = {19: 10, 23: 11, 24: 13, 32: 14}
 """Minor -> the newest version of the ONNX format it loads, measured in the same way."""
 
 

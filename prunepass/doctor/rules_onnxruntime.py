@@ -16,7 +16,7 @@ _LIBRARY = "operators.so"
 _KNOWN = ("", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
           "com.microsoft.experimental", "com.microsoft.nchwc", "com.ms.internal.nhwc",
           "org.pytorch.aten")  # fmt: skip
-_MEASURED = "measured with the packages 1.19 to 1.31"
+_MEASURED = "measured with the packages 1.19 to 1.32"
 
 
 def _minor(place: Place) -> int:
@@ -206,7 +206,7 @@ RULES: tuple[Rule, ...] = (
         name="ort-weights-outside", target="onnxruntime", operators=(), condition=_outside,
         effect="fails", what="weights may lie in the folder of the file alone",
         mend="save the file again with its weights beside it",
-        source="measured with the packages 1.30 and 1.31; a path outside is an attack elsewhere",
+        source="measured with the packages 1.30 to 1.32; a path outside is an attack elsewhere",
     ),
     Rule(
         name="ort-weights-missing", target="onnxruntime", operators=(), condition=_missing,

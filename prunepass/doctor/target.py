@@ -34,7 +34,7 @@ class Known:
 TARGETS: Mapping[str, Known] = MappingProxyType(
     {
         "onnxruntime": Known(
-            kind="onnx", package="onnxruntime", oldest="1.19", newest="1.31",
+            kind="onnx", package="onnxruntime", oldest="1.19", newest="1.32",
             says="ONNX Runtime, its CPU execution provider",
         ),
         "tensorrt": Known(

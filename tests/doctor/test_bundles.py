@@ -57,7 +57,7 @@ def blocking(folder: Path, target: str) -> list[Finding]:
 def test_the_page_tells_of_every_kind_and_target() -> None:
     table = told()
     assert set(table) == set(KINDS)
-    targets = {f"onnxruntime==1.{minor}" for minor in (29, 30, 31)}
+    targets = {f"onnxruntime==1.{minor}" for minor in (30, 31, 32)}
     targets |= {
         f"tensorrt=={version}" for version in ("8.5", "8.6", "10.0", "10.13", "11.0", "11.5")
     }

@@ -18,6 +18,7 @@ def test_some_rows() -> None:
     assert kernel("Erf", 10, 31) is not None  # within 9 to 12
     assert kernel("Nonesuch", 1, 31) is None
     assert (newest(OPSETS, 22), newest(OPSETS, 31), newest(IR_VERSIONS, 22)) == (22, 26, 10)
+    assert (newest(OPSETS, 32), newest(OPSETS, 99), newest(IR_VERSIONS, 32)) == (28, 28, 14)
 
 
 def test_against_the_installed_package() -> None:
