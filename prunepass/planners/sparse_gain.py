@@ -1,4 +1,7 @@
-"""Which linear layers gain from reading fewer inputs, as far as that was measured."""
+"""Which linear layers gain from reading fewer inputs, as far as that was measured.
+
+This is the one place that knows: passes carry out what is planned, whatever the size of a layer.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,13 @@ from prunepass.errors import UnsupportedGraph
 from prunepass.planners.block_runs import Layer
 
 SMALLEST = 1 << 20
-"""Numbers of a weight below which a layer stays dense unless asked for: of smaller ones there are
-no results. `pays` alone would let layers of an eighth of that read fewer inputs, far from all that
-it was fitted to."""
+"""Numbers of a weight below which a layer stays dense unless asked otherwise.
+
+Why `pays` does not do alone: it reckons with the share a layer reads, and who shares out what a
+block keeps, or that a model has nobody to, must be known before there are shares. And no smaller
+layer is among the results that it is held against, while it would let layers of little more than an
+eighth of these numbers read fewer inputs.
+"""
 
 FIXED, SEARCH = 1 << 19, 1000
 """Bytes of weight that can be read in the time that a sparse product takes besides reading: at all,

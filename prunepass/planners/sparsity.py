@@ -79,7 +79,7 @@ def plan_inputs(
     shares |= dict.fromkeys(slow, 1.0)
     limits = thresholds(runs, layers, shares) if gate == "threshold" and runs else {}
     rows = rows_that_gain(float(keep)) if rows is None else rows
-    steps = [_step(x, shares[x.site], chosen, rows, smallest, limits.get(x.site)) for x in layers]
+    steps = [_step(x, shares[x.site], chosen, rows, limits.get(x.site)) for x in layers]
     turns = rotations(program) if rotate else []
     ratio, turned = _ratios(program, steps, layers, turns)
     notes: dict[str, Plain] = {
@@ -161,10 +161,8 @@ def _slow(
     return [layer.site for layer in layers if not pays(layer, shares[layer.site], width=width)]
 
 
-def _step(
-    layer: Layer, keep: float, method: InputMethod, rows: int, smallest: int, limit: float | None
-) -> Step:
-    options: dict[str, Plain] = {"rows": rows, "smallest": smallest}
+def _step(layer: Layer, keep: float, method: InputMethod, rows: int, limit: float | None) -> Step:
+    options: dict[str, Plain] = {"rows": rows}
     if limit is not None:
         options["threshold"] = limit
     if method.low_rank and keep < 1.0:

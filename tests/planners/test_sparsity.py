@@ -83,6 +83,13 @@ def test_layers_that_would_not_gain_stay_dense_and_the_plan_says_so() -> None:
     assert plan.notes["dense"] == (
         f"{len(plan.steps)} layers would save less than finding their inputs costs"
     )
+    some = plan_inputs(program, keep=0.5, smallest=1000)
+    assert [s for s in plan.steps if s not in some.steps] == [
+        s for s in plan.steps if s.site.endswith((".k", ".v"))
+    ]
+    assert some.notes["dense"] == (
+        "4 layers are too small to gain; 10 layers would save less than finding their inputs costs"
+    )
     asked = plan_inputs(program, keep=0.5, smallest=0)
     assert {step.keep for step in asked.steps} == {0.5}
     assert "dense" not in asked.notes
