@@ -77,7 +77,9 @@ def plan_inputs(
     shares = _shares(layers, runs, float(keep), step)
     slow = _slow(program, layers, shares) if smallest else []
     shares |= dict.fromkeys(slow, 1.0)
-    limits = thresholds(runs, layers, shares) if gate == "threshold" and runs else {}
+    # A layer with a threshold has it checked for each input, so none where all are read.
+    gated = [x for x in layers if shares[x.site] < 1.0] if gate == "threshold" else []
+    limits = thresholds(runs, gated, shares) if runs is not None else {}
     rows = rows_that_gain(float(keep)) if rows is None else rows
     steps = [_step(x, shares[x.site], chosen, rows, limits.get(x.site)) for x in layers]
     turns = rotations(program) if rotate else []

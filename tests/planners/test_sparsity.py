@@ -7,7 +7,7 @@ import torch
 
 import prunepass
 from prunepass.analyse.flops import macs
-from prunepass.apply import apply_plan
+from prunepass.apply import apply_plan, apply_with_records
 from prunepass.errors import PlanError, PrunepassError, UnsupportedGraph, UsageError
 from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.sparsity import plan_inputs
@@ -71,8 +71,20 @@ def test_calibration_makes_shares_and_thresholds() -> None:
     gated = plan_inputs(
         program, keep=0.5, calibration=texts(4), smallest=0, gate="threshold", step=0.1
     )
-    assert all(isinstance(step.options["threshold"], float) for step in gated.steps)
+    limits = {step.site: step.options.get("threshold") for step in gated.steps}
+    for step in gated.steps:
+        assert isinstance(limits[step.site], float) == (step.keep < 1.0)
     assert outputs(apply_plan(program, gated), texts(1, tokens=1))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("asked", [{"keep": 0.5, "smallest": 1}, {"keep": 1.0, "smallest": 0}])
+def test_a_layer_that_reads_all_of_its_inputs_has_no_threshold(asked: dict[str, Any]) -> None:
+    program = captured("llama")
+    plan = plan_inputs(program, calibration=texts(2), gate="threshold", **asked)
+    assert {step.keep for step in plan.steps} == {1.0}
+    _, (record,) = apply_with_records(program, plan)
+    assert record.applied == ()
+    assert set(record.left.values()) == {"it keeps all of its inputs"}
 
 
 def test_layers_that_would_not_gain_stay_dense_and_the_plan_says_so() -> None:
