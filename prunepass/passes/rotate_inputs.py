@@ -11,48 +11,25 @@ the published code does, since that changes what a model with RMS norms computes
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from prunepass.analyse.projections import LINEAR, block_of, projections
-from prunepass.analyse.rms_norm import RmsNorm, rms_norm, rms_norm_before
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module, seal
 from prunepass.graph.simplify import drop_casts, drop_checks
+from prunepass.passes.residual_stream import SIZE, WRITERS, End, Part, stream_of
 from prunepass.plans import Step
 from prunepass.records import PassRecord
 
 RULE = "orthogonal-columns"
-SIZE = torch.ops.aten.sym_size.int  # a rotation leaves all sizes as they are
-_WRITERS = {"attention": "o", "mlp": "down"}
-
-
-@dataclass(frozen=True)
-class Part:
-    """Half of a block: what reads the stream through one norm, and what is added to it.
-
-    Attributes:
-        site: `block[3].attention` or `block[3].mlp`.
-        pivot: The layer whose columns become orthogonal.
-        norm: The norm in front.
-        readers: All layers behind that norm.
-        writer: The layer whose output is added to the stream.
-        addition: Where it is added.
-    """
-
-    site: str
-    pivot: Node
-    norm: RmsNorm
-    readers: tuple[Node, ...]
-    writer: Node
-    addition: Node
 
 
 def rotate_inputs(
@@ -73,28 +50,24 @@ def rotate_inputs(
     module = open_module(program)
     drop_casts(module.graph)
     drop_checks(module.graph)
-    parts = _parts(module, steps)
-    final = _final(module, parts[-1].addition)
-    start = parts[0].norm.stream
-    _check_stream(parts, final, start)
-    turns = [_turn_of(module, part) for part in parts]
-    ends: list[Part | End] = [*parts, final]
-    for end, turn in zip(ends, [*turns, turns[-1]], strict=True):
+    stream = stream_of(module.graph, _pivots(module.graph, steps))
+    turns = [_turn_of(module, part) for part in stream.parts]
+    turns.append(turns[-1])  # the last part writes, and the head reads, in the basis of that part
+    ends: list[Part | End] = [*stream.parts, stream.end]
+    for end, turn in zip(ends, turns, strict=True):
         _turn_readers(module, end, turn)
-    _turn_start(module, start, turns[0])
-    for number, part in enumerate(parts):
-        following = turns[min(number + 1, len(turns) - 1)]
+    _turn_start(module, stream.start, turns[0])
+    for part, (turn, following) in zip(stream.parts, itertools.pairwise(turns), strict=True):
         _turn_writer(module, part.writer, following)
-        if following is not turns[number]:
-            change = turns[number].T @ following
-            _turn_shortcut(module, part, change)
-    sites = tuple(part.site for part in parts)
+        if following is not turn:
+            _turn_shortcut(module, part, turn.T @ following)
+    sites = tuple(part.site for part in stream.parts)
     return seal(module, program), PassRecord("rotate_inputs", sites)
 
 
-def _parts(module: GraphModule, steps: Sequence[Step]) -> list[Part]:
-    sites = projections(module.graph)
-    table = meta.labelled(module.graph)
+def _pivots(graph: Graph, steps: Sequence[Step]) -> dict[str, Node]:
+    """Site of each part of each block, in the order they run -> the layer it is turned by."""
+    sites = projections(graph)
     asked = {}
     for step in steps:
         if step.rule != RULE or step.site not in sites:
@@ -105,7 +78,7 @@ def _parts(module: GraphModule, steps: Sequence[Step]) -> list[Part]:
             )
         asked[step.site.rpartition(".")[0]] = sites[step.site]
     count = 1 + max((block_of(site) for site in sites), default=-1)
-    wanted = [f"block[{i}].{part}" for i in range(count) for part in _WRITERS]
+    wanted = [f"block[{i}].{part}" for i in range(count) for part in WRITERS]
     if sorted(asked) != sorted(wanted):
         missing = sorted(set(wanted) ^ set(asked))
         raise PlanError(
@@ -113,106 +86,7 @@ def _parts(module: GraphModule, steps: Sequence[Step]) -> list[Part]:
             found=f"no step for {missing[0]}" if missing else "no steps",
             fix="one step for each attention and each MLP",
         )
-    return [_part(site, asked[site], sites, table) for site in wanted]
-
-
-def _part(site: str, pivot: Node, sites: dict[str, Node], table: dict[str, Node]) -> Part:
-    norm = rms_norm_before(pivot)
-    writer = sites.get(f"{site}.{_WRITERS[site.rpartition('.')[2]]}")
-    addition = table.get(f"{site}:output")
-    if writer is None or addition is None or writer not in addition.all_input_nodes:
-        raise UnsupportedGraph(
-            f"cannot rotate the stream at {site}",
-            found="what is added to it is not the output of one linear layer",
-            fix="rotate=False",
-        )
-    return Part(site, pivot, norm, _readers(norm), writer, addition)
-
-
-def _readers(norm: RmsNorm) -> tuple[Node, ...]:
-    """The linear layers behind a norm.
-
-    Raises:
-        UnsupportedGraph: Something else reads it, too.
-    """
-    readers = tuple(norm.output.users)
-    for reader in readers:
-        if reader.target is not LINEAR or reader.args[0] is not norm.output:
-            raise UnsupportedGraph(
-                f"cannot rotate what {meta.module_path(norm.output)} gives",
-                found=f"{reader.target} reads it, which is no linear layer",
-                fix="rotate=False",
-            )
-    return readers
-
-
-@dataclass(frozen=True)
-class End:
-    """What reads the stream behind the last block: a norm and the head."""
-
-    norm: RmsNorm
-    readers: tuple[Node, ...]
-
-
-def _final(module: GraphModule, last: Node) -> End:
-    known = set(projections(module.graph).values())
-    for head in module.graph.find_nodes(op="call_function", target=LINEAR):
-        source: Any = head.args[0]
-        while source.target is torch.ops.aten.slice.Tensor:
-            source = source.args[0]  # the last token alone goes on
-        norm = rms_norm(source)
-        if head not in known and norm is not None and norm.stream is last:
-            return End(norm, (head,))
-    raise UnsupportedGraph(
-        "cannot rotate the stream of this model",
-        found="its last block is not followed by an RMS norm and a head",
-        fix="rotate=False",
-    )
-
-
-def _check_stream(parts: Sequence[Part], final: End, start: Node) -> None:
-    """Refuses a stream that anything else reads."""
-    streams = [start, *(part.addition for part in parts)]
-    ends: list[Part | End] = [*parts, final]
-    for part in parts:
-        added = [n for n in part.addition.all_input_nodes if n is not part.writer]
-        if added != [part.norm.stream]:
-            raise UnsupportedGraph(
-                f"cannot rotate the shortcut of {part.site}",
-                found=f"{[str(n.target) for n in added]} is added, not the stream itself",
-                fix="rotate=False",
-            )
-    for number, (stream, end) in enumerate(zip(streams, ends, strict=True)):
-        if end.norm.stream is not stream:
-            raise UnsupportedGraph(
-                f"cannot rotate the stream in front of {meta.module_path(end.norm.output)}",
-                found="something stands between two parts of a block",
-                fix="rotate=False",
-            )
-        allowed = {parts[number].addition} if number < len(parts) else set()
-        inside = _norm_nodes(end.norm)
-        others = [
-            u for u in stream.users if u not in allowed and u not in inside and u.target is not SIZE
-        ]
-        if others:
-            raise UnsupportedGraph(
-                "cannot rotate a stream that is read besides its norms",
-                found=f"{others[0].target} in {meta.module_path(others[0])}",
-                fix="rotate=False",
-            )
-
-
-def _norm_nodes(norm: RmsNorm) -> set[Node]:
-    """Nodes between a stream and the result of its norm."""
-    found: set[Node] = set()
-    frontier = [norm.bare]
-    while frontier:
-        node = frontier.pop()
-        if node is norm.stream or node in found:
-            continue
-        found.add(node)
-        frontier += node.all_input_nodes
-    return found
+    return {site: asked[site] for site in wanted}
 
 
 def _turn_of(module: GraphModule, part: Part) -> Tensor:

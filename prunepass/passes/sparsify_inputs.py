@@ -31,7 +31,9 @@ OPTIONS: Mapping[str, Any] = {
     "threshold": None,  # a number: inputs whose score lies above it are read, however many
     "rank": 0,  # of a dense low-rank part that all inputs go through (R-Sparse)
     "rows": 1,  # tokens at once up to which the sparse product is taken
-    "smallest": 1 << 20,  # numbers of a weight below which the layer stays dense
+    # Numbers of a weight below which the layer stays dense. Which layers gain is the planner's to
+    # know; every step of the plans it once wrote has this option, so they are still read.
+    "smallest": 0,
 }
 
 

@@ -46,6 +46,11 @@ class Layer:
         """`k` of `block[3].attention.k`."""
         return role_of(self.site)
 
+    @property
+    def numbers(self) -> int:
+        """How many its weight has."""
+        return self.inputs * self.outputs
+
 
 @dataclass
 class BlockRuns:

@@ -28,7 +28,7 @@ def allocate_greedily(
         keep: What is to stay in the mean, weighed by the sizes of the layers, in (0, 1].
         step: See `STEP`.
     """
-    sizes = {layer.site: layer.inputs * layer.outputs for layer in layers}
+    sizes = {layer.site: layer.numbers for layer in layers}
     whole = sum(sizes.values())
     shares: dict[str, float] = {}
     for shares in giving_way(runs, block, layers, step=step):
@@ -51,10 +51,7 @@ def giving_way(
     nodes = projections(runs.module.graph)
     rules = {layer.site: layer.rule for layer in layers}
     width = (meta.shape(runs.blocks[block][-1]) or (0,))[-1]
-    steps = {
-        layer.site: min(1.0, step * int(width) ** 2 / (layer.inputs * layer.outputs))
-        for layer in layers
-    }
+    steps = {layer.site: min(1.0, step * int(width) ** 2 / layer.numbers) for layer in layers}
     least = {layer.site: 1.0 / layer.inputs for layer in layers}
     shares = {layer.site: 1.0 for layer in layers}
     dense = [runs.output(block, i, {}) for i in range(len(runs.values))]

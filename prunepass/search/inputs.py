@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from torch.export import ExportedProgram
 
 from prunepass.errors import PlanError, UsageError
-from prunepass.planners.sparsity import SMALLEST, plan_inputs
+from prunepass.planners.sparse_gain import SMALLEST
+from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Plain, Plan
 from prunepass.search.judge import Verdict
 from prunepass.search.planning import PAYS

@@ -13,7 +13,8 @@ from prunepass.analyse.flops import macs
 from prunepass.analyse.projections import projections
 from prunepass.graph.edit import open_module, seal_loose
 from prunepass.passes.sparsify_inputs import edit, sparsify_inputs
-from prunepass.planners.sparsity import SMALLEST, plan_inputs
+from prunepass.planners.sparse_gain import SMALLEST
+from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Step
 
 

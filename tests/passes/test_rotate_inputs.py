@@ -142,7 +142,7 @@ def test_w8_grouped_keys_lose_nothing_once_rotated() -> None:
     program = captured("llama", torch.float64)
     rotated, _ = rotate_inputs(program, steps("llama"))
     step = Step(kind="sparsify_inputs", site="block[1].attention.k", rule="weight-norm", keep=0.5,
-                options={"smallest": 0, "rows": 1 << 40})  # fmt: skip
+                options={"rows": 1 << 40})  # fmt: skip
     sparse, _ = sparsify_inputs(rotated, [step])
     for found, want in zip(outputs(sparse, texts(1)), outputs(program, texts(1)), strict=True):
         assert float((found - want).abs().max() / want.abs().max()) < 1e-6

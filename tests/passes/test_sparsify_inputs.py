@@ -31,7 +31,7 @@ def steps(
     family: str, *, rule: str = "weight-norm", keep: float = 0.5, **options: Any
 ) -> list[Step]:
     """A step for each layer, for any number of rows."""
-    options = {"smallest": 0, "rows": 1 << 40} | options
+    options = {"rows": 1 << 40} | options
     sites = projections(captured(family, torch.float64).graph)
     return [
         Step(kind="sparsify_inputs", site=site, rule=rule, keep=keep, options=options)
@@ -140,7 +140,7 @@ def test_cats_gates_what_the_mlp_hands_down() -> None:
     sites = [f"block[{i}].mlp.down" for i in range(2)]
     planned = [
         Step(kind="sparsify_inputs", site=s, rule="gate-activation", keep=0.5,
-             options={"smallest": 0, "rows": 1 << 40})
+             options={"rows": 1 << 40})
         for s in sites
     ]  # fmt: skip
     sparse, record = sparsify_inputs(program, planned)
@@ -160,7 +160,14 @@ def test_low_rank_part_takes_what_the_gate_drops() -> None:
         torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-6)
 
 
-def test_small_layers_stay_dense_and_the_record_says_why() -> None:
+def test_what_is_planned_is_done_however_small_a_layer_is() -> None:
+    sites = projections(captured("llama", torch.float64).graph)
+    planned = [Step(kind="sparsify_inputs", site=s, rule="magnitude", keep=0.5) for s in sites]
+    _, record = sparsify_inputs(captured("llama", torch.float64), planned)
+    assert (record.applied, record.left) == (tuple(sites), {})
+
+
+def test_small_layers_stay_dense_where_a_plan_says_so_and_the_record_says_why() -> None:
     sites = projections(captured("llama", torch.float64).graph)
     planned = [
         Step(kind="sparsify_inputs", site=s, rule="magnitude", keep=0.5, options={"smallest": 1000})
@@ -189,8 +196,7 @@ def test_quantised_weights_are_refused_with_a_reason() -> None:
     program = torch.export.export(Quantised(), (torch.randn(1, 8),))
     node = program.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)[0]
     meta.add_label(node, "block[0].mlp:up")
-    step = Step(kind="sparsify_inputs", site="block[0].mlp.up", rule="magnitude", keep=0.5,
-                options={"smallest": 0})  # fmt: skip
+    step = Step(kind="sparsify_inputs", site="block[0].mlp.up", rule="magnitude", keep=0.5)
     with pytest.raises(UnsupportedGraph, match="quantised"):
         sparsify_inputs(program, [step])
 
@@ -207,8 +213,7 @@ def test_quantised_weights_are_refused_with_a_reason() -> None:
     ],
 )
 def test_refuses_steps_that_fit_nothing(change: dict[str, Any], message: str) -> None:
-    plain = {"kind": "sparsify_inputs", "site": "block[0].mlp.up", "rule": "magnitude", "keep": 0.5,
-             "options": {"smallest": 0}}  # fmt: skip
+    plain = {"kind": "sparsify_inputs", "site": "block[0].mlp.up", "rule": "magnitude", "keep": 0.5}
     with pytest.raises(PlanError, match=message) as caught:
         sparsify_inputs(captured("llama"), [Step(**{**plain, **change})])
     assert len(str(caught.value).splitlines()) == 3
