@@ -32,6 +32,7 @@ from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Plan, check_keep
 from prunepass.report import Report
 from prunepass.stages import Clock
+from prunepass.vlm.facts import context_of
 from prunepass.vlm.text import FILE as TOKENIZER
 
 
@@ -79,8 +80,7 @@ def compile(
         check_keep(float(keep), where="the plan")
     clock = Clock(on_stage)
     config: Any = model.config
-    context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
-    _check_lengths(calibration, context)
+    _check_lengths(calibration, context_of(config))
     with clock("capture"):
         program = capture(model)
     with clock("compare"), torch.no_grad():
@@ -201,7 +201,7 @@ def _manifest(
         layers=(len(output.args[0]) - 1) // 2,
         cache=(int(key.shape[1]), int(key.shape[3])),
         vocabulary=int(logits.shape[2]),
-        context=int(getattr(config, "max_position_embeddings", None) or 1 << 20),
+        context=context_of(config),
         stop=tuple(int(s) for s in stops),
         dtype=str(key.dtype).removeprefix("torch."),
         macs_dense=macs(program),
