@@ -15,7 +15,7 @@ from prunepass.planners.block_runs import Layer
 from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.sparsity import pays, plan_inputs
 from prunepass.plans import Plan
-from tests.tiny_decoders import captured, outputs, texts
+from tests.tiny_decoders import captured, decoder, outputs, texts
 
 
 def rules(plan: Plan) -> dict[str, str]:
@@ -113,6 +113,13 @@ def test_no_layer_that_was_measured_is_sparse_where_it_lost() -> None:
         ({"method": "wina"}, UsageError),
         ({"method": "wina", "flops": 0.5}, UsageError),
         ({"method": "wina", "keep": 0.0}, PlanError),
+        ({"method": "wina", "keep": True}, PlanError),
+        ({"method": "wina", "keep": 2}, PlanError),
+        ({"method": "wina", "keep": "0.5"}, UsageError),
+        ({"method": "wina", "keep": 0.5, "at": [0]}, UsageError),
+        ({"method": "wina", "keep": 0.5, "action": "merge"}, UsageError),
+        ({"method": "wina", "keep": 0.5, "options": {"smalest": 0}}, UsageError),
+        ({"method": "wina", "keep": 0.5, "options": {"keep": 0.4}}, UsageError),
         ({"method": "wina", "keep": 1.5}, PlanError),
         ({"method": "wina", "keep": 0.001, "options": {"smallest": 0}}, PlanError),
         ({"method": "wina", "keep": 0.5}, UnsupportedGraph),
@@ -124,6 +131,12 @@ def test_no_layer_that_was_measured_is_sparse_where_it_lost() -> None:
 def test_refusals_are_three_lines(asked: dict[str, Any], error: type[PrunepassError]) -> None:
     with pytest.raises(error) as caught:
         prunepass.plan(captured("llama"), **asked)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_model_is_no_program() -> None:
+    with pytest.raises(UsageError, match="made for a program") as caught:
+        prunepass.plan(decoder("llama"), method="wina", keep=0.5)
     assert len(str(caught.value).splitlines()) == 3
 
 
