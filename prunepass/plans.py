@@ -178,6 +178,17 @@ def check_keep(keep: object, *, where: str) -> None:
     )
 
 
+def check_share(keep: object) -> None:
+    """Raises PlanError unless `keep` is a share of the inputs of layers, in (0, 1]."""
+    if isinstance(keep, (int, float)) and not isinstance(keep, bool) and 0.0 < keep <= 1.0:
+        return
+    raise PlanError(
+        "keep must be the share of their inputs that linear layers read, in (0, 1]",
+        found=repr(keep),
+        fix="keep=0.5 reads half of the inputs",
+    )
+
+
 def _is_plain(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)

@@ -52,6 +52,16 @@ def projections(graph: Graph) -> dict[str, Node]:
     return found
 
 
+def activated_gate(node: Node) -> Node | None:
+    """The activated gate whose product with `up` a down projection reads, None without one."""
+    product = node.args[0]
+    if not isinstance(product, Node) or product.target is not torch.ops.aten.mul.Tensor:
+        return None
+    sides = [a for a in product.args if isinstance(a, Node)]
+    active = [s for s in sides if not any(label.endswith(":up") for label in meta.labels(s))]
+    return active[0] if len(sides) == 2 and len(active) == 1 else None
+
+
 def role_of(site: str) -> str:
     """`k` of `block[3].attention.k`."""
     return site.rpartition(".")[2]

@@ -50,7 +50,8 @@ def masked_product(
 
 
 def _above(op: Any, score: Any, threshold: float) -> Any:
-    return op.Greater(score, op.CastLike(op.Constant(value_float=threshold), score))
+    # What is no number stays, too, so that it is not lost.
+    return op.Not(op.LessOrEqual(score, op.CastLike(op.Constant(value_float=threshold), score)))
 
 
 def _largest(op: Any, score: Any, keep: int, inputs: int) -> Any:

@@ -50,6 +50,7 @@ inline void narrow(float value, Bfloat16& to) {
 
 // A number of the same order as a score; a NaN stands above all.
 inline uint32_t rank_of(float score) {
+  if (score != score) return ~0u;  // of either sign: x86 gives inf * 0 a negative one
   score += 0.0f;  // -0 is 0
   uint32_t bits;
   std::memcpy(&bits, &score, sizeof bits);
@@ -57,7 +58,8 @@ inline uint32_t rank_of(float score) {
 }
 
 // Indices of the inputs that are read, ascending: the `keep` of the largest score, lower indices
-// first where scores are equal; or, for a threshold >= 0, all whose score lies above it.
+// first where scores are equal; or, for a threshold >= 0, all whose score lies above it. What is no
+// number is read, so that it is not lost.
 inline void select(const float* score, size_t inputs, size_t keep, float threshold,
                    std::vector<int32_t>& kept) {
   kept.resize(inputs);
@@ -65,7 +67,7 @@ inline void select(const float* score, size_t inputs, size_t keep, float thresho
   if (threshold >= 0) {
     for (size_t i = 0; i < inputs; ++i) {
       kept[count] = static_cast<int32_t>(i);  // without a jump: which are kept is not foreseeable
-      count += score[i] > threshold;
+      count += !(score[i] <= threshold);
     }
     kept.resize(count);
     return;

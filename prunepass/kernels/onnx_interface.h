@@ -19,6 +19,7 @@ constexpr int kFloat = 1;  // ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
 
 // Places in the table of functions.
 enum Entry {
+  kCreateStatus = 0,
   kCreateCustomOpDomain = 26,
   kCustomOpDomainAdd = 27,
   kAddCustomOpDomain = 28,
@@ -47,6 +48,13 @@ Status call(Api api, Entry entry, Arguments... arguments) {
 
 #define TRY(expression)                     \
   if (Status failed = (expression)) return failed
+
+constexpr int kInvalidArgument = 2;  // ORT_INVALID_ARGUMENT
+
+// What ends a run with a sentence.
+inline Status refusal(Api api, const char* why) {
+  return call(api, kCreateStatus, kInvalidArgument, why);
+}
 
 struct Shape {
   std::vector<int64_t> sizes;

@@ -38,9 +38,15 @@ struct GatedLinear {
   Status compute(void* context) const {
     const void* input[kInputs];
     TRY(inputs_of(api, context, kInputs, input));
-    Shape x, weight;
+    Shape x, score, weight;
     TRY(shape_of(api, input[0], x));
+    TRY(shape_of(api, input[1], score));
     TRY(shape_of(api, input[2], weight));
+    if (weight.sizes.size() != 2 || x.sizes.empty() || x.sizes.back() != weight.sizes[0] ||
+        score.sizes != x.sizes)
+      return refusal(api, "x and score must be [..., n_in] of a weight [n_in, n_out]");
+    if (!(threshold >= 0) && (keep < 1 || keep > weight.sizes[0]))
+      return refusal(api, "keep must lie between 1 and n_in");
     Shape y = x;
     y.sizes.back() = weight.sizes[1];
     void* output = nullptr;

@@ -8,13 +8,15 @@ Triton kernel; for ONNX Runtime an operator compiled with the bundle.
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prunepass.errors import PlanError
+from prunepass.errors import PlanError, UsageError
 from prunepass.kernels.native import dense_product, has_native, native_product
-from prunepass.rules.weight_aware import input_score, kept_inputs
+from prunepass.rules.weight_aware import input_score, kept_inputs, threshold_mask
 
 PIECES = (16, 8, 4, 2)
 """A row of the weight is read in one of so many pieces: one bag runs on one thread."""
@@ -39,14 +41,25 @@ def sparse_linear(
 
     Raises:
         PlanError: `keep` leaves fewer than one input, or more than there are.
+        UsageError: The tensors do not fit together.
 
     Source: WINA, arXiv 2505.19427, equation 4.
     """
+    _check_product(x, weight_input_major)
     inputs = weight_input_major.shape[0]
+    if column_norm is not None and not (
+        isinstance(column_norm, Tensor) and column_norm.shape == (inputs,)
+    ):
+        raise UsageError(
+            "column_norm must hold one number for each input, or be None",
+            found=_told(column_norm),
+            fix=f"a tensor [{inputs}], such as the norms of the rows of weight_input_major",
+        )
     count = checked_count(keep, inputs)
     if count == inputs:
         return x @ weight_input_major
-    return gated_linear(x, input_score(x, column_norm), weight_input_major, count, None, 1)
+    score = input_score(x, column_norm).to(x.dtype)  # norms may be of a wider kind
+    return gated_linear(x, score, weight_input_major, count, None, 1)
 
 
 def checked_count(keep: float | int, inputs: int) -> int:
@@ -55,15 +68,64 @@ def checked_count(keep: float | int, inputs: int) -> int:
     Raises:
         PlanError: Fewer than one, or more than there are.
     """
-    share = isinstance(keep, float)
-    fine = 0.0 < keep <= 1.0 if share else 1 <= keep <= inputs
-    if isinstance(keep, bool) or not fine or (share and int(keep * inputs + 1e-6) < 1):
+    whole = isinstance(keep, Integral) and not isinstance(keep, bool)
+    share = isinstance(keep, Real) and not isinstance(keep, Integral)
+    fine = whole and 1 <= keep <= inputs
+    if not fine and not (share and 0.0 < keep <= 1.0 and int(keep * inputs + 1e-6) >= 1):
         raise PlanError(
             f"keep must leave between 1 and {inputs} inputs of a linear layer",
             found=repr(keep),
             fix="keep=0.5 keeps half of the inputs, keep=2048 keeps so many",
         )
-    return kept_inputs(inputs, keep) if share else int(keep)
+    return kept_inputs(inputs, float(keep)) if share else int(keep)
+
+
+def _check_product(x: Tensor, weight: Tensor) -> None:
+    """Raises UsageError unless x [..., n_in] can be multiplied by a weight [n_in, n_out]."""
+    what = None
+    if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
+        what = "x and the weight of a sparse product must be tensors"
+    elif weight.dim() != 2 or x.dim() < 1 or x.shape[-1] != weight.shape[0]:
+        what = "x [..., n_in] does not fit a weight stored input-major, [n_in, n_out]"
+    elif x.dtype != weight.dtype or not x.dtype.is_floating_point:
+        what = "x and the weight of a sparse product must be of the same kind of floating point"
+    elif x.device != weight.device:
+        what = "x and the weight of a sparse product must be on the same device"
+    if what is not None:
+        raise UsageError(
+            what, found=f"x {_told(x)}, weight {_told(weight)}",
+            fix="for a torch.nn.Linear the weight is linear.weight.t().contiguous(), and "
+            "x.to(weight) is of its kind",
+        )  # fmt: skip
+
+
+def _told(value: object) -> str:
+    """A tensor by what is known of it, anything else by its type."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    kind = str(value.dtype).removeprefix("torch.")
+    return f"{list(value.shape)} {kind} on {value.device}"
+
+
+def _check_gate(x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float) -> None:
+    """Raises UsageError where a kernel would read past what it is given.
+
+    Kernels read addresses: what does not fit is no error there but memory of something else.
+    """
+    _check_product(x, weight)
+    if score.shape != x.shape or score.dtype != x.dtype or score.device != x.device:
+        raise UsageError(
+            "the inputs of a sparse product need one score each, of their kind",
+            found=f"x {_told(x)}, score {_told(score)}",
+            fix="such as x.abs()",
+        )
+    if not threshold >= 0:
+        if threshold != threshold:
+            raise UsageError(
+                "the threshold of a sparse product is no number", found=repr(threshold),
+                fix="a number of at least 0, or a negative one for none",
+            )  # fmt: skip
+        checked_count(keep, weight.shape[0])
 
 
 _NAME = "prunepass::gated_linear"
@@ -77,6 +139,9 @@ torch.library.define(
 def _on_cpu(
     x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float, rows: int
 ) -> Tensor:
+    _check_gate(x, score, weight, keep, threshold)
+    if x.numel() == 0:
+        return x.new_zeros((*x.shape[:-1], weight.shape[1]))
     if x.numel() // x.shape[-1] > rows:
         return dense_product(x, weight)
     if has_native(x.dtype):
@@ -115,7 +180,8 @@ def gated_linear(
         weight: W^T [n_in, n_out], contiguous.
         keep: K, inputs that stay for each row. Of equal scores at the boundary lower indices stay
             in the compiled kernel; embedding bags take either.
-        threshold: Instead of K: inputs whose score lies above it stay, however many.
+        threshold: Instead of K: inputs whose score lies above it stay, however many; a negative
+            one is none. Scores that are no numbers lie above all.
         rows: Where x has more rows than this the product is dense.
     """
     limit = -1.0 if threshold is None else threshold
@@ -132,7 +198,7 @@ def bagged(x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float
     inputs, outputs = weight.shape
     pieces = next((p for p in PIECES if outputs % p == 0 and outputs // p >= _NARROWEST), 1)
     flat, flat_score = x.reshape(-1, inputs), score.reshape(-1, inputs)
-    table = weight.view(inputs * pieces, outputs // pieces)
+    table = weight.reshape(inputs * pieces, outputs // pieces)
     piece = torch.arange(pieces, device=x.device)
     if threshold is None:
         index = flat_score.topk(keep, dim=1, sorted=False).indices
@@ -143,7 +209,7 @@ def bagged(x: Tensor, score: Tensor, weight: Tensor, keep: int, threshold: float
             per_sample_weights=value.reshape(-1, keep),
         )  # fmt: skip
         return found.reshape(*x.shape[:-1], outputs)
-    row, column = (flat_score > threshold).nonzero(as_tuple=True)
+    row, column = threshold_mask(flat_score, threshold).nonzero(as_tuple=True)
     ends = torch.bincount(row, minlength=len(flat)).cumsum(0)
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     kept = row.shape[0]

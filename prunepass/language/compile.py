@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from prunepass.language.record import as_json
 from prunepass.measure.environment import environment
 from prunepass.planners.decoder_texts import step_inputs
 from prunepass.planners.sparsity import plan_inputs
-from prunepass.plans import Plan, check_keep
+from prunepass.plans import Plan, check_share
 from prunepass.report import Report
 from prunepass.stages import Clock
+from prunepass.vlm.facts import context_of
 from prunepass.vlm.text import FILE as TOKENIZER
 
 
@@ -76,11 +77,10 @@ def compile(
     if plan is None and keep is None:
         raise PlanError("a plan needs to know what stays", found="no keep", fix="keep=0.5")
     if keep is not None:
-        check_keep(float(keep), where="the plan")
+        check_share(keep)
     clock = Clock(on_stage)
     config: Any = model.config
-    context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
-    _check_lengths(calibration, context)
+    _check_lengths(calibration, context_of(config))
     with clock("capture"):
         program = capture(model)
     with clock("compare"), torch.no_grad():
@@ -177,7 +177,7 @@ def check_steps(
 
 def _check_lengths(texts: Sequence[Sequence[int]] | None, context: int) -> None:
     for number, text in enumerate(texts or ()):
-        if len(text) > context:
+        if isinstance(text, Sized) and len(text) > context:
             raise PlanError(
                 f"calibration text {number} is longer than the model's context",
                 found=f"{len(text)} tokens, {context} fit",
@@ -201,7 +201,7 @@ def _manifest(
         layers=(len(output.args[0]) - 1) // 2,
         cache=(int(key.shape[1]), int(key.shape[3])),
         vocabulary=int(logits.shape[2]),
-        context=int(getattr(config, "max_position_embeddings", None) or 1 << 20),
+        context=context_of(config),
         stop=tuple(int(s) for s in stops),
         dtype=str(key.dtype).removeprefix("torch."),
         macs_dense=macs(program),

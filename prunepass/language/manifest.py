@@ -33,7 +33,8 @@ class LanguageManifest:
         layers: Decoder layers.
         cache: [heads, channels of a head] of keys and values.
         vocabulary: Logits of one token.
-        context: Most tokens of prompt and answer together.
+        context: Most tokens of prompt and answer together; of layers that attend to a window only,
+            its width.
         stop: Numbers of the tokens that end an answer.
         dtype: Of weights and cache, e.g. `float32`.
         macs_dense: Multiply-accumulates of the dense engine for one token.

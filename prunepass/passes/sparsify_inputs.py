@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from prunepass.analyse.projections import projections, role_of
+from prunepass.analyse.projections import activated_gate, projections, role_of
 from prunepass.errors import PlanError, UnsupportedGraph, nearest
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module, seal
@@ -99,6 +98,7 @@ def _bound(step: Step, sites: Mapping[str, Node]) -> Node:
                 found=f"{option}={value!r}",
                 fix=f"one of {nearest(option, OPTIONS)}",
             )
+    _check_options({**OPTIONS, **step.options}, step.site)
     if input_rule(step.rule).score == "gate" and role_of(step.site) != "down":
         raise PlanError(
             f"rule {step.rule!r} scores what a gated MLP hands down",
@@ -106,6 +106,24 @@ def _bound(step: Step, sites: Mapping[str, Node]) -> Node:
             fix="a site that ends in .down, or the rule magnitude",
         )
     return sites[step.site]
+
+
+def _check_options(options: Mapping[str, Any], site: str) -> None:
+    """Raises PlanError where an option is not of its kind; plans may come from a file."""
+    limit = options["threshold"]
+    wrong = [
+        name
+        for name in ("rank", "rows", "smallest")
+        if type(options[name]) is not int or options[name] < 0
+    ]
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float))):
+        wrong.append("threshold")
+    if wrong:
+        raise PlanError(
+            f"option {wrong[0]!r} of the step at {site} is not of its kind",
+            found=f"{wrong[0]}={options[wrong[0]]!r}",
+            fix="a number; of threshold also none, of the others a whole one of at least 0",
+        )
 
 
 def _why_dense(
@@ -120,12 +138,13 @@ def _why_dense(
     if len(weight.users) > 1 or len(others) > 1:
         return "its weight is shared with another layer"
     outputs, inputs = value.shape
-    count = checked_count(step.keep, inputs)
-    if count == inputs and options["threshold"] is None:
+    limit = options["threshold"]
+    everything = checked_count(step.keep, inputs) == inputs if limit is None else limit < 0
+    if everything:
         return "it keeps all of its inputs"
     if outputs * inputs < options["smallest"]:
         return f"its weight has {outputs * inputs} numbers, too few to gain"
-    if input_rule(step.rule).score == "gate" and _activated_gate(node) is None:
+    if input_rule(step.rule).score == "gate" and activated_gate(node) is None:
         return "its MLP has no gate"
     return None
 
@@ -145,7 +164,7 @@ def _rewrite(module: GraphModule, node: Node, step: Step, options: Mapping[str, 
     if rule.score == "norm":
         norm = _stored(module, f"{place.target}_norm", column_norm(weight), node)
     elif rule.score == "gate":
-        gate = _activated_gate(node)
+        gate = activated_gate(node)
     parts: tuple[Node, Node] | None = None
     if options["rank"]:
         down, up = low_rank_part(weight, int(options["rank"]))
@@ -197,16 +216,6 @@ def gated_layer(
         down, up = low_rank
         found = found + nn.functional.linear(nn.functional.linear(x, down), up)
     return found if bias is None else found + bias
-
-
-def _activated_gate(node: Node) -> Node | None:
-    """The activated gate whose product with `up` a down projection reads, None without one."""
-    product = node.args[0]
-    if not isinstance(product, Node) or product.target is not torch.ops.aten.mul.Tensor:
-        return None
-    sides = [a for a in product.args if isinstance(a, Node)]
-    active = [s for s in sides if not any(label.endswith(":up") for label in meta.labels(s))]
-    return active[0] if len(sides) == 2 and len(active) == 1 else None
 
 
 def _tensor(module: GraphModule, name: str) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
-from prunepass.analyse.projections import projections, role_of
+from prunepass.analyse.projections import activated_gate, projections, role_of
 from prunepass.analyse.sequence import between
 from prunepass.graph import meta
 from prunepass.graph.edit import open_module
@@ -86,7 +86,9 @@ class BlockRuns:
         for node in self.blocks[block]:
             args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), value)
             if node in shares:
-                local[node] = self._masked(node, args, *shares[node])
+                rule, share = shares[node]
+                ranked = value(ranked_by(node, rule))
+                local[node] = self._masked(node, args, ranked, rule, share)
             elif node.op == "get_attr":
                 local[node] = values[node]
             else:
@@ -95,18 +97,27 @@ class BlockRuns:
         return found
 
     def score(self, node: Node, x: Tensor, rule: str) -> Tensor:
-        """Scores of the inputs x [..., n_in] of a layer by a rule."""
+        """Scores [..., n_in] of the inputs of a layer by a rule; x is what `ranked_by` tells."""
         if input_rule(rule).score != "norm":
             return input_score(x, None)
         if node not in self.norms:
             self.norms[node] = column_norm(self.values[0][node.args[1]])  # type: ignore[index]
         return input_score(x, self.norms[node])
 
-    def _masked(self, node: Node, args: Sequence[Any], rule: str, share: float) -> Tensor:
+    def _masked(
+        self, node: Node, args: Sequence[Any], ranked: Tensor, rule: str, share: float
+    ) -> Tensor:
         x, weight = args[:2]
         bias = args[2] if len(args) > 2 else None
-        mask = top_mask(self.score(node, x, rule), kept_inputs(x.shape[-1], share))
+        mask = top_mask(self.score(node, ranked, rule), kept_inputs(x.shape[-1], share))
         return masked_linear(x, weight, bias, mask)
+
+
+def ranked_by(node: Node, rule: str) -> Node:
+    """What gives the scores of the inputs of a layer: the activated gate, or the inputs."""
+    gate = activated_gate(node) if input_rule(rule).score == "gate" else None
+    found: Node = node.args[0] if gate is None else gate  # type: ignore[assignment]
+    return found
 
 
 def record_blocks(program: ExportedProgram, batches: Sequence[tuple[Tensor, ...]]) -> BlockRuns:
@@ -139,7 +150,7 @@ def thresholds(
     for layer in layers:
         node = nodes[layer.site]
         scores = [
-            runs.score(node, values[node.args[0]], layer.rule).reshape(-1)  # type: ignore[index]
+            runs.score(node, values[ranked_by(node, layer.rule)], layer.rule).reshape(-1)
             for values in runs.values
         ]
         found[layer.site] = threshold_of(torch.cat(scores).double(), shares[layer.site])

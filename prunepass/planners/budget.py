@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from torch.export import ExportedProgram
 
 from prunepass.analyse.sites import sites as find_sites
-from prunepass.errors import PlanError, UsageError
+from prunepass.errors import PlanError, UsageError, nearest
 from prunepass.planners.cost import Reduction, Subject, TokenCost
 from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.methods import DEFAULT
@@ -24,7 +25,7 @@ from prunepass.planners.request import (
     unread_step,
 )
 from prunepass.planners.sparsity import plan_inputs
-from prunepass.plans import Action, Plain, Plan, Step, check_keep
+from prunepass.plans import Action, Plain, Plan, Step, check_keep, check_share
 from prunepass.records import Sites
 from prunepass.rules.table import UNREAD
 
@@ -68,6 +69,8 @@ def plan(
         UsageError: The method is unknown.
     """
     if method in INPUT_METHODS:
+        others = {"action": action, "at": at, "exponent": exponent}
+        _check_inputs(program, method, others, options or {})
         return plan_inputs(
             program, method=method, keep=_share(method, keep, flops), calibration=calibration,
             **(options or {}),
@@ -104,10 +107,37 @@ def _share(method: str, keep: float | Sequence[float] | None, flops: float | Non
     if flops is not None or not isinstance(keep, (int, float)):
         raise UsageError(
             f"method {method!r} needs the share of inputs that stay",
-            found="flops" if flops is not None else "no keep" if keep is None else f"keep={keep}",
+            found="flops" if flops is not None else "no keep" if keep is None else f"keep={keep!r}",
             fix="keep=0.5",
         )
+    check_share(keep)
     return float(keep)
+
+
+def _check_inputs(
+    program: object, method: str, others: Mapping[str, object], options: Mapping[str, Any]
+) -> None:
+    """Raises UsageError where a plan of sparse activation is asked for what it does not know."""
+    if not isinstance(program, ExportedProgram):
+        raise UsageError(
+            "a plan is made for a program", found=f"a {type(program).__name__}",
+            fix="prunepass.language.capture(model)",
+        )  # fmt: skip
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"method {method!r} reduces no tokens", found=f"{given[0]}=...",
+            fix="keep=0.5 and calibration=texts",
+        )  # fmt: skip
+    known = set(inspect.signature(plan_inputs).parameters)
+    known -= {"program", "method", "keep", "calibration"}
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UsageError(
+            f"method {method!r} has no option {unknown[0]!r}",
+            found=f"{unknown[0]}={options[unknown[0]]!r}",
+            fix=f"one of {nearest(unknown[0], known)}",
+        )
 
 
 def fit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,7 +43,12 @@ def checked_texts(texts: Sequence[Sequence[int]], vocabulary: int) -> list[Tenso
     Raises:
         PlanError: There are none, or one is empty, too long, or holds unknown tokens.
     """
-    if not texts:
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise PlanError(
+            "texts to calibrate on come as a list", found=repr(texts)[:60],
+            fix="[tokenizer(text)['input_ids'] for text in texts]",
+        )  # fmt: skip
+    if len(texts := list(texts)) == 0:
         raise PlanError(
             "there is nothing to calibrate on",
             found="no texts",
@@ -51,24 +56,36 @@ def checked_texts(texts: Sequence[Sequence[int]], vocabulary: int) -> list[Tenso
         )
     found: dict[int, list[Tensor]] = {}
     for number, text in enumerate(texts):
-        numbers = torch.as_tensor(text)
-        what = None
-        if numbers.numel() == 0:
+        numbers, what = _numbers(text), None
+        if numbers is None:
+            what = f"{str(text)[:60]!r}"
+        elif numbers.numel() == 0:
             what = "an empty text"
-        elif numbers.dim() != 1 or numbers.is_floating_point():
-            what = f"{str(text)[:60]}"
         elif len(numbers) > LONGEST:
             what = f"{len(numbers)} tokens, at most {LONGEST} fit in memory"
         elif int(numbers.min()) < 0 or int(numbers.max()) >= vocabulary:
-            what = f"token {int(numbers.max())}, the model knows {vocabulary}"
+            unknown = numbers[(numbers < 0) | (numbers >= vocabulary)]
+            what = f"token {int(unknown[0])}, the model knows {vocabulary}"
         if what is not None:
             raise PlanError(
                 f"calibration text {number} cannot be used",
                 found=what,
-                fix="texts as lists of token numbers, at least one in each",
+                fix="texts as lists of token numbers, at least one in each, such as "
+                "tokenizer(text)['input_ids']",
             )
+        assert numbers is not None
         found.setdefault(len(numbers), []).append(numbers.long())
     return [torch.stack(alike) for alike in found.values()]
+
+
+def _numbers(text: object) -> Tensor | None:
+    """A text as a tensor [T], None where it holds no whole numbers, or is no list of them."""
+    try:
+        numbers = torch.as_tensor(text)
+    except (TypeError, ValueError, RuntimeError):  # words, nothing, lists of unlike lengths
+        return None
+    whole = not numbers.is_floating_point() or numbers.numel() == 0  # of none a kind is made up
+    return numbers if numbers.dim() == 1 and whole else None
 
 
 def vocabulary(program: ExportedProgram) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor
 
 from prunepass.analyse.projections import projections
+from prunepass.errors import UsageError
 from prunepass.graph import meta
 from prunepass.planners.block_runs import BlockRuns, Layer
 
@@ -27,7 +28,16 @@ def allocate_greedily(
         layers: The layers that share.
         keep: What is to stay in the mean, weighed by the sizes of the layers, in (0, 1].
         step: See `STEP`.
+
+    Raises:
+        UsageError: `step` is no share.
     """
+    if not (isinstance(step, (int, float)) and 0.0 < step <= 1.0):
+        raise UsageError(
+            "layers share out in steps of a share of their inputs, in (0, 1]",
+            found=f"step={step!r}",
+            fix=f"step={STEP}",
+        )
     sizes = {layer.site: layer.numbers for layer in layers}
     whole = sum(sizes.values())
     shares: dict[str, float] = {}

@@ -69,8 +69,8 @@ def threshold_of(scores: Tensor, keep: float) -> float:
 
 
 def threshold_mask(score: Tensor, threshold: float) -> Tensor:
-    """Mask [..., n_in] bool of the inputs whose score lies above a threshold."""
-    return score > threshold
+    """Mask [..., n_in] bool of the inputs whose score lies above a threshold, or is no number."""
+    return ~(score <= threshold)
 
 
 def masked_linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor) -> Tensor:

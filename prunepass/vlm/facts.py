@@ -86,13 +86,18 @@ def facts(model: nn.Module, pictures: Pictures | None = None) -> Facts:
         image_token=image_token_of(model),
         padding=0 if padding is None else int(padding),
         stop=tuple(int(s) for s in stops),
-        context=_context(text),
+        context=context_of(text),
         grid_of=pictures.grid,
         dtype=next(model.parameters()).dtype,
     )
 
 
-def _context(text: Any) -> int:
+def context_of(text: Any) -> int:
+    """Most tokens of a language model's config: those it is made for, within one window if any.
+
+    Programs attend to all tokens that stand before one; up to the width of a window that is the
+    same.
+    """
     most = int(_first(text, "max_position_embeddings") or 1 << 20)
     kinds = {*(getattr(text, "layer_types", None) or ())}
     for kind, name in (("sliding", "sliding_window"), ("chunked", "attention_chunk_size")):

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from prunepass.backends.onnx import OnnxBackend
-from prunepass.backends.onnx_operator import FILE
+from prunepass.backends.onnx_operator import FILE, register_operator
 from prunepass.errors import BackendError
+from prunepass.kernels.native import FOR_ONNX, compiled
 from prunepass.kernels.sparse_linear import gated_linear
 from prunepass.ops.selective_scan import scan_steps, selective_scan
 
@@ -53,6 +58,41 @@ def test_equal_scores_keep_lower_indices(tmp_path: Path) -> None:
     x = torch.ones(1, 1, INPUTS)
     right = module.weight[:KEEP].sum(0)
     torch.testing.assert_close(engine(x)[0][0, 0], right, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("x", "score", "weight", "keep", "why"),
+    [
+        ([1, 70], [1, 70], [70, 20], 0, "keep must lie between"),
+        ([1, 70], [1, 70], [70, 20], 71, "keep must lie between"),
+        ([1, 70], [1, 30], [70, 20], 30, "must be"),
+        ([1, 60], [1, 60], [70, 20], 30, "must be"),
+        ([1, 70], [1, 70], [70], 30, "must be"),
+        ([], [], [70, 20], 30, "must be"),
+    ],
+)
+def test_operator_refuses_what_it_would_read_past(
+    x: list[int], score: list[int], weight: list[int], keep: int, why: str, tmp_path: Path
+) -> None:
+    """A file that no exporter of ours wrote: memory of something else was read."""
+    shapes = {"x": x, "score": score, "weight": weight}
+    given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    node = helper.make_node(
+        "GatedLinear", list(shapes), ["y"], domain="prunepass", keep=keep, rows=1, threshold=-1.0
+    )
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "one", given, [y])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("prunepass", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    shutil.copyfile(compiled(FOR_ONNX), tmp_path / FILE)
+    options = onnxruntime.SessionOptions()
+    register_operator(options, tmp_path)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    feeds = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    with pytest.raises(Exception, match=why):
+        session.run(None, feeds)
 
 
 def test_a_folder_without_its_operator_or_with_a_damaged_one(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import prunepass
-from prunepass.errors import PrunepassError
+from prunepass.errors import PrunepassError, UsageError
 from prunepass.kernels.native import compiled, dense_product, has_native
 from prunepass.kernels.sparse_linear import bagged, gated_linear
 from prunepass.rules.weight_aware import (
@@ -21,6 +25,7 @@ from prunepass.rules.weight_aware import (
 
 SIZES = [(40, 96), (64, 1200), (7, 5), (513, 1025)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
+PRODUCTS: dict[str, Callable[..., Tensor]] = {"operator": gated_linear, "bags": bagged}
 
 
 def drawn(inputs: int, outputs: int, dtype: torch.dtype, rows: int = 1) -> tuple[Tensor, Tensor]:
@@ -95,12 +100,115 @@ def test_equal_scores_keep_lower_indices() -> None:
     assert found.tolist() == [[1.0, -1.0, 0.0, 0.0, 2.0]]
 
 
-@pytest.mark.parametrize("keep", [0.0, 1.5, 0, 65, 0.001, True, -3])
-def test_refuses_to_keep_less_than_one_or_more_than_all(keep: float) -> None:
+@pytest.mark.parametrize("keep", [0.0, 1.5, 0, 65, 0.001, True, -3, float("nan"), "0.5", None])
+def test_refuses_to_keep_less_than_one_or_more_than_all(keep: Any) -> None:
     weight, x = drawn(64, 48, torch.float32)
     with pytest.raises(PrunepassError, match="between 1 and 64 inputs") as caught:
         prunepass.sparse_linear(x, weight.t().contiguous(), None, keep)
     assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("keep", [np.float32(0.5), np.float64(0.5), np.int64(32)])
+def test_numbers_of_numpy_are_numbers(keep: Any) -> None:
+    weight, x = drawn(64, 48, torch.float32)
+    stored = weight.t().contiguous()
+    found = prunepass.sparse_linear(x, stored, None, keep)
+    assert torch.equal(found, prunepass.sparse_linear(x, stored, None, 32))
+
+
+X, STORED = torch.ones(1, 64), torch.ones(64, 48)
+MISFITS: dict[str, tuple[Any, ...]] = {
+    "x too wide": (torch.ones(1, 128), STORED, None),
+    "x too narrow": (torch.ones(1, 32), STORED, None),
+    "x without inputs": (torch.tensor(1.0), STORED, None),
+    "weight as it was": (X, torch.ones(48, 64), None),
+    "weight of one row": (X, torch.ones(64), None),
+    "weight narrower numbers": (X, STORED.bfloat16(), None),
+    "weight wider numbers": (X, STORED.double(), None),
+    "x narrower numbers": (X.half(), STORED, None),
+    "whole numbers": (X.long(), STORED.long(), None),
+    "weight elsewhere": (X, STORED.to("meta"), None),
+    "a list": ([1.0] * 64, STORED, None),
+    "norms too few": (X, STORED, torch.ones(63)),
+    "norms of outputs": (X, STORED, torch.ones(48)),
+    "norms of rows": (X, STORED, torch.ones(2, 64)),
+    "norms and share exchanged": (X, STORED, 0.5),
+}
+
+
+@pytest.mark.parametrize("keep", [0.5, 1.0])
+@pytest.mark.parametrize("name", MISFITS)
+def test_refuses_tensors_that_do_not_fit_before_reading_them(name: str, keep: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        prunepass.sparse_linear(*MISFITS[name], keep)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("score", "keep", "threshold"),
+    [
+        (torch.ones(1, 32), 8, None),
+        (torch.ones(1, 64).double(), 8, None),
+        (torch.ones(1, 64), 0, None),
+        (torch.ones(1, 64), 65, None),
+        (torch.ones(1, 64), 8, float("nan")),
+    ],
+)
+def test_operator_refuses_what_kernels_would_read_past(
+    score: Tensor, keep: int, threshold: float | None
+) -> None:
+    with pytest.raises(PrunepassError) as caught:
+        gated_linear(X, score, STORED, keep, threshold, 1)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_norms_may_be_of_a_wider_kind() -> None:
+    weight, x = drawn(64, 96, torch.float32)
+    stored = weight.t().contiguous()
+    found = prunepass.sparse_linear(x, stored, column_norm(weight.double()), 20)
+    assert torch.equal(found, prunepass.sparse_linear(x, stored, column_norm(weight), 20))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
+def test_weights_may_lie_in_any_order(product: Any, dtype: torch.dtype) -> None:
+    weight, x = drawn(64, 96, dtype)
+    lies = (x, x.abs(), weight.t(), 20, None)
+    found = product(*lies) if product is bagged else product(*lies, 1)
+    assert_near(found, masked_linear(x.double(), weight.double(), None, top_mask(x.abs(), 20)))
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_no_rows_give_no_rows(dtype: torch.dtype, threshold: float | None) -> None:
+    weight, x = drawn(64, 96, dtype, rows=0)
+    found = gated_linear(x[None], x[None], weight.t().contiguous(), 20, threshold, 1)
+    assert found.shape == (1, 0, 96)
+    assert found.dtype is dtype
+
+
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
+@pytest.mark.parametrize("threshold", [None, 0.5])
+@pytest.mark.parametrize(("value", "norm"), [("nan", 1.0), ("inf", 1.0), ("inf", 0.0)])
+def test_what_is_no_number_is_not_lost(
+    product: Any, threshold: float | None, value: str, norm: float
+) -> None:
+    """As in a dense product; infinity times a norm of zero is a NaN of negative sign on x86."""
+    weight, x = drawn(64, 96, torch.float32)
+    norms = torch.ones(64)
+    x[0, 5], norms[5] = float(value), norm
+    given = (x, input_score(x, norms), weight.t().contiguous(), 20, threshold)
+    found = product(*given) if product is bagged else product(*given, 1)
+    assert not found.isfinite().any()
+
+
+def test_several_threads_of_python_get_what_one_gets() -> None:
+    weight, x = drawn(256, 2048, torch.float32, rows=32)
+    stored = weight.t().contiguous()
+    wanted = [prunepass.sparse_linear(row, stored, None, 0.3) for row in x]
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda row: prunepass.sparse_linear(row, stored, None, 0.3), x)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 def test_operator_is_registered_as_torch_wants_it() -> None:

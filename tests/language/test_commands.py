@@ -96,7 +96,7 @@ def test_a_bundle_without_operators_of_ours(
         (["--keep", "half"], 2, "is no share"),
         (["--keep", "0.5", "--flops", "0.5"], 2, "is a language model"),
         (["--keep", "0.5", "--batch", "4"], 2, "any batch is taken"),
-        (["--keep", "2", "--smallest", "0"], 1, "fraction in (0, 1]"),
+        (["--keep", "2", "--smallest", "0"], 1, "linear layers read, in (0, 1]"),
         (["--keep", "0.001", "--smallest", "0"], 1, "between 1 and 32 inputs"),
         (["--keep", "0.5", "--method", "tome"], 2, "no method of sparse activation"),
         (["--keep", "0.5", "--dtype", "int4"], 2, "no dtype called"),

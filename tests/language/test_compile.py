@@ -13,7 +13,7 @@ from prunepass.kernels.native import has_native
 from prunepass.language.bench import bench_decoding
 from prunepass.language.manifest import LanguageManifest, read_language_manifest
 from prunepass.planners.sparsity import plan_inputs
-from tests.tiny_decoders import captured, decoder, texts
+from tests.tiny_decoders import captured, config_of, decoder, texts
 
 
 def made(folder: Path, **options: Any) -> language.LanguageBundle:
@@ -21,6 +21,16 @@ def made(folder: Path, **options: Any) -> language.LanguageBundle:
     if "plan" in options:
         del options["keep"], options["smallest"]
     return language.compile(decoder("llama"), folder=folder, **options)
+
+
+def windowed(width: int) -> Any:
+    """A Phi-3 whose layers attend to the last `width` tokens."""
+    import transformers
+
+    config = config_of("phi3")
+    config.sliding_window = width
+    torch.manual_seed(0)
+    return transformers.Phi3ForCausalLM._from_config(config, attn_implementation="sdpa").eval()
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +50,26 @@ def test_dense_engine_goes_on_as_the_model_does(bundle: language.LanguageBundle)
     right = numbers[0, len(prompt) :].tolist()
     stop = right.index(2) if 2 in right else len(right)
     assert both.generate(prompt, max_new_tokens=6, part="dense") == right[:stop]
+
+
+def test_windows_bound_the_context(tmp_path: Path) -> None:
+    """Phi-3 and Mistral attend to a window; behind it their programs would say something else."""
+    model = windowed(24)
+    made = language.compile(model, keep=0.5, smallest=0, backend="eager", folder=tmp_path / "b")
+    assert made.manifest.context == 24
+    with pytest.raises(UsageError, match="24 fit"):
+        made.generate(texts(1, tokens=24)[0], max_new_tokens=1)
+    with pytest.raises(PlanError, match="24 fit"):
+        language.compile(
+            model, keep=0.5, calibration=texts(1, tokens=25), backend="eager",
+            folder=tmp_path / "c",
+        )  # fmt: skip
+    prompt = texts(2, tokens=24)
+    with torch.no_grad():
+        right = model(input_ids=torch.tensor(prompt), use_cache=False).logits[:, -1]
+    both = language.load(tmp_path / "b", parts=("dense",))
+    found = both.begin(prompt, room=0, part="dense").logits
+    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
 
 
 def test_prompts_of_a_batch_answer_as_alone(bundle: language.LanguageBundle) -> None:

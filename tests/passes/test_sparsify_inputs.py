@@ -22,6 +22,7 @@ from prunepass.rules.weight_aware import (
     kept_inputs,
     masked_linear,
     threshold_mask,
+    threshold_of,
     top_mask,
 )
 from tests.tiny_decoders import SOME, captured, outputs, texts
@@ -94,6 +95,15 @@ def test_keeping_everything_is_bit_identical() -> None:
     assert set(record.left.values()) == {"it keeps all of its inputs"}
     pairs = zip(outputs(same, texts(1)), outputs(program, texts(1)), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_threshold_below_every_score_leaves_a_layer_dense() -> None:
+    """That is what calibration finds for a layer that is to keep everything."""
+    program = captured("llama", torch.float64)
+    planned = steps("llama", keep=1.0, threshold=threshold_of(torch.rand(9), 1.0))
+    _, record = sparsify_inputs(program, planned)
+    assert record.applied == ()
+    assert set(record.left.values()) == {"it keeps all of its inputs"}
 
 
 def test_prefill_and_batches_stay_dense() -> None:
@@ -210,6 +220,12 @@ def test_quantised_weights_are_refused_with_a_reason() -> None:
         ({"rule": "gate-activation"}, "scores what a gated MLP hands down"),
         ({"keep": 0.001}, "between 1 and 32 inputs"),
         ({"keep": 33}, "between 1 and 32 inputs"),
+        ({"options": {"rank": "2"}}, "option 'rank'"),
+        ({"options": {"rank": -1}}, "option 'rank'"),
+        ({"options": {"rows": 1.5}}, "option 'rows'"),
+        ({"options": {"rows": True}}, "option 'rows'"),
+        ({"options": {"smallest": None}}, "option 'smallest'"),
+        ({"options": {"threshold": "0.1"}}, "option 'threshold'"),
     ],
 )
 def test_refuses_steps_that_fit_nothing(change: dict[str, Any], message: str) -> None:

@@ -17,6 +17,10 @@ def test_texts_of_one_length_come_together() -> None:
     assert [text.tolist() for text in found] == [[[1, 2], [4, 5]], [[3]]]
 
 
+def test_texts_may_be_tensors() -> None:
+    assert checked_texts(torch.tensor([[1, 2], [4, 5]]), 6)[0].tolist() == [[1, 2], [4, 5]]  # type: ignore[arg-type]
+
+
 def test_a_program_knows_its_vocabulary() -> None:
     assert vocabulary(captured("llama")) == VOCABULARY
 
@@ -34,10 +38,20 @@ def test_inputs_of_a_prompt_say_what_the_model_says() -> None:
     ("calibration", "message"),
     [
         ([], "nothing to calibrate on"),
-        ([[1, 2], []], "text 1 cannot be used"),
+        ([[1, 2], []], "text 1 cannot be used\n  found: an empty text"),
         ([[1, 40]], "text 0 cannot be used"),
         ([[-1]], "text 0 cannot be used"),
         ([[0.5, 1.0]], "text 0 cannot be used"),
+        ([[3, -1]], "token -1"),
+        ([[41, 3]], "token 41"),
+        (["Once upon a time"], "'Once upon a time'"),
+        ("Once upon a time", "come as a list"),
+        (5, "come as a list"),
+        ([5], "text 0 cannot be used"),
+        ([None], "text 0 cannot be used"),
+        ([["Once", "upon"]], "text 0 cannot be used"),
+        ([[[1], [2, 3]]], "text 0 cannot be used"),
+        ([[1 << 70]], "text 0 cannot be used"),
         ([[1] * 8193], "text 0 cannot be used"),
     ],
 )

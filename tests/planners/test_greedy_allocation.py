@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
+
+import pytest
 
 from prunepass.analyse.projections import projections
+from prunepass.errors import UsageError
 from prunepass.planners.block_runs import Layer, record_blocks
 from prunepass.planners.decoder_texts import text_inputs
 from prunepass.planners.greedy_allocation import STEP, allocate_greedily, changed
@@ -49,3 +53,11 @@ def test_greedy_is_no_worse_than_uniform_on_what_it_was_fitted_to() -> None:
         return changed(runs.output(0, 0, given), runs.output(0, 0, {}))
 
     assert error(greedy) < error(dict.fromkeys(nodes, 0.5))
+
+
+@pytest.mark.parametrize("step", [0, -0.1, float("nan"), 1.5, "0.1", None])
+def test_steps_that_lead_nowhere_are_refused(step: Any) -> None:
+    runs = record_blocks(captured("llama"), text_inputs(captured("llama"), texts(1)))
+    with pytest.raises(UsageError, match="in steps of a share") as caught:
+        allocate_greedily(runs, 0, LAYERS, keep=0.5, step=step)
+    assert len(str(caught.value).splitlines()) == 3

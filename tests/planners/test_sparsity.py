@@ -12,7 +12,7 @@ from prunepass.errors import PlanError, PrunepassError, UnsupportedGraph, UsageE
 from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Plan
-from tests.tiny_decoders import captured, outputs, texts
+from tests.tiny_decoders import captured, decoder, outputs, texts
 
 
 def rules(plan: Plan) -> dict[str, str]:
@@ -114,6 +114,13 @@ def test_layers_that_would_not_gain_stay_dense_and_the_plan_says_so() -> None:
         ({"method": "wina"}, UsageError),
         ({"method": "wina", "flops": 0.5}, UsageError),
         ({"method": "wina", "keep": 0.0}, PlanError),
+        ({"method": "wina", "keep": True}, PlanError),
+        ({"method": "wina", "keep": 2}, PlanError),
+        ({"method": "wina", "keep": "0.5"}, UsageError),
+        ({"method": "wina", "keep": 0.5, "at": [0]}, UsageError),
+        ({"method": "wina", "keep": 0.5, "action": "merge"}, UsageError),
+        ({"method": "wina", "keep": 0.5, "options": {"smalest": 0}}, UsageError),
+        ({"method": "wina", "keep": 0.5, "options": {"keep": 0.4}}, UsageError),
         ({"method": "wina", "keep": 1.5}, PlanError),
         ({"method": "wina", "keep": 0.001, "options": {"smallest": 0}}, PlanError),
         ({"method": "wina", "keep": 0.5}, UnsupportedGraph),
@@ -125,4 +132,10 @@ def test_layers_that_would_not_gain_stay_dense_and_the_plan_says_so() -> None:
 def test_refusals_are_three_lines(asked: dict[str, Any], error: type[PrunepassError]) -> None:
     with pytest.raises(error) as caught:
         prunepass.plan(captured("llama"), **asked)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_model_is_no_program() -> None:
+    with pytest.raises(UsageError, match="made for a program") as caught:
+        prunepass.plan(decoder("llama"), method="wina", keep=0.5)
     assert len(str(caught.value).splitlines()) == 3
