@@ -155,6 +155,7 @@ def _on_cuda(
 ) -> Tensor:
     from prunepass.kernels.sparse_triton import gated_linear_cuda
 
+    _check_gate(x, score, weight, keep, threshold)
     return gated_linear_cuda(x, score, weight, keep, threshold, rows)
 
 

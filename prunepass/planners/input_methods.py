@@ -39,7 +39,9 @@ class InputMethod:
 
     def rule_of(self, role: str, informed: tuple[str, ...] | None = None) -> str:
         """Name of the rule of a layer, `informed` in place of the method's own."""
-        return self.rule if role in (informed or self.informed) else self.plain
+        return (
+            self.rule if role in (self.informed if informed is None else informed) else self.plain
+        )
 
 
 INPUT_METHODS: Mapping[str, InputMethod] = MappingProxyType(

@@ -14,13 +14,14 @@ from prunepass.analyse.sites import fingerprint
 from prunepass.errors import UnsupportedGraph, UsageError
 from prunepass.graph import meta
 from prunepass.kernels.sparse_linear import checked_count
+from prunepass.passes.rotate_inputs import rotate_inputs
 from prunepass.planners.block_runs import BlockRuns, Layer, record_blocks, thresholds
 from prunepass.planners.decoder_texts import text_inputs
 from prunepass.planners.greedy_allocation import STEP, allocate_greedily
-from prunepass.planners.input_methods import InputMethod, input_method
+from prunepass.planners.input_methods import ALL, InputMethod, input_method
 from prunepass.planners.rotation import rotation_note, rotations, turning_macs
 from prunepass.planners.sparse_gain import SMALLEST, large_enough, pays, rows_that_gain
-from prunepass.plans import Plain, Plan, Step, check_keep
+from prunepass.plans import Plain, Plan, Step, check_share
 from prunepass.rules.input_table import input_rule
 
 
@@ -65,31 +66,35 @@ def plan_inputs(
         UsageError: The method or the gate is unknown, or a threshold has nothing to go by.
     """
     chosen = input_method(method)
-    check_keep(float(keep), where="the plan")
+    check_share(keep)
     _check_gate(gate, calibration)
-    every = _layers(program, chosen, tuple(informed) if informed else None)
+    _check_numbers(rows, smallest)
+    every = _layers(program, chosen, _roles(informed))
     layers = large_enough(every, smallest)
     for layer in layers:
         checked_count(float(keep), layer.inputs)
+    turns = rotations(program) if rotate else []
     runs = None
     if calibration is not None:
-        runs = record_blocks(program, text_inputs(program, calibration))
+        # Shares and thresholds are those of what runs: rotated inputs are others.
+        turned = rotate_inputs(program, turns)[0] if turns else program
+        runs = record_blocks(turned, text_inputs(program, calibration))
     shares = _shares(layers, runs, float(keep), step)
     slow = _slow(program, layers, shares) if smallest else []
     shares |= dict.fromkeys(slow, 1.0)
     # A layer with a threshold has it checked for each input, so none where all are read.
     gated = [x for x in layers if shares[x.site] < 1.0] if gate == "threshold" else []
-    limits = thresholds(runs, gated, shares) if runs is not None else {}
+    read = {site: _without_low_rank(share, chosen) for site, share in shares.items()}
+    limits = thresholds(runs, gated, read) if runs is not None else {}
     rows = rows_that_gain(float(keep)) if rows is None else rows
     steps = [_step(x, shares[x.site], chosen, rows, limits.get(x.site)) for x in layers]
-    turns = rotations(program) if rotate else []
-    ratio, turned = _ratios(program, steps, layers, turns)
+    ratio, turning = _ratios(program, steps, layers, turns)
     notes: dict[str, Plain] = {
-        "keep": float(keep), "macs_ratio": round(ratio + turned, 4), "gate": gate,
+        "keep": float(keep), "macs_ratio": round(ratio + turning, 4), "gate": gate,
         "allocation": "greedy" if runs is not None and keep < 1.0 else "uniform",
     }  # fmt: skip
     if rotate:
-        notes["rotation"] = rotation_note(ratio, turned, float(keep))
+        notes["rotation"] = rotation_note(ratio, turning, float(keep))
     notes |= _dense_note(len(every) - len(layers), len(slow) if keep < 1.0 else 0)
     return Plan(
         method=method, steps=(*turns, *steps), fingerprint=fingerprint(program), notes=notes
@@ -104,6 +109,30 @@ def _check_gate(gate: str, calibration: object) -> None:
             "a threshold is found on texts", found="gate='threshold' without calibration",
             fix="calibration=[[...], ...], texts as token numbers, or gate='top-k'",
         )  # fmt: skip
+
+
+def _check_numbers(rows: object, smallest: object) -> None:
+    for name, value, least in (("rows", rows, 1), ("smallest", smallest, 0)):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole and value >= least) and not (name == "rows" and value is None):  # type: ignore[operator]
+            raise UsageError(
+                f"{name} is a whole number of at least {least}", found=f"{name}={value!r}",
+                fix=f"{name}={least}, or leave it out",
+            )  # fmt: skip
+
+
+def _roles(informed: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Layers whose inputs are scored by the method's own rule, None for those of the method."""
+    if informed is None:
+        return None
+    named = (informed,) if isinstance(informed, str) else informed
+    unknown = [r for r in named if r not in ALL] if isinstance(named, Sequence) else [named]
+    if unknown:
+        raise UsageError(
+            f"there is no kind of layer called {unknown[0]!r}", found=f"informed={informed!r}",
+            fix=f"some of {', '.join(ALL)}",
+        )  # fmt: skip
+    return tuple(named)
 
 
 def _layers(
@@ -123,11 +152,13 @@ def _layers(
             if input_rule(rule).score != "gate" or _has_gate(program.graph, site):
                 found.append(Layer(site, rule, shape[1], shape[0]))
     if not found:
+        there = dict.fromkeys(role_of(site) for site in projections(program.graph))
         raise UnsupportedGraph(
             f"this model has no linear layer where {chosen.name!r} can read fewer inputs",
-            found="no labelled layer of attention or MLP",
-            fix="a decoder from prunepass.language.capture",
-        )
+            found=f"layers {', '.join(there)}" if there else "no labelled layer",
+            fix="another method, such as wina" if there
+            else "a decoder from prunepass.language.capture",
+        )  # fmt: skip
     return found
 
 
@@ -170,10 +201,15 @@ def _step(layer: Layer, keep: float, method: InputMethod, rows: int, limit: floa
     if method.low_rank and keep < 1.0:
         rank = method.low_rank * keep * layer.numbers / (layer.inputs + layer.outputs)
         options["rank"] = int(rank)
-        keep *= 1.0 - method.low_rank
     return Step(
-        kind="sparsify_inputs", site=layer.site, rule=layer.rule, keep=keep, options=options
-    )
+        kind="sparsify_inputs", site=layer.site, rule=layer.rule,
+        keep=_without_low_rank(keep, method), options=options,
+    )  # fmt: skip
+
+
+def _without_low_rank(keep: float, method: InputMethod) -> float:
+    """Share of the inputs that are read one by one, of what a layer keeps."""
+    return keep * (1.0 - method.low_rank) if keep < 1.0 else keep
 
 
 def _ratios(

@@ -7,8 +7,12 @@ import torch
 
 import prunepass
 from prunepass.analyse.flops import macs
+from prunepass.analyse.projections import projections, role_of
 from prunepass.apply import apply_plan, apply_with_records
 from prunepass.errors import PlanError, PrunepassError, UnsupportedGraph, UsageError
+from prunepass.passes.rotate_inputs import rotate_inputs
+from prunepass.planners.block_runs import record_blocks
+from prunepass.planners.decoder_texts import text_inputs
 from prunepass.planners.input_methods import INPUT_METHODS
 from prunepass.planners.sparsity import plan_inputs
 from prunepass.plans import Plan
@@ -139,3 +143,61 @@ def test_a_model_is_no_program() -> None:
     with pytest.raises(UsageError, match="made for a program") as caught:
         prunepass.plan(decoder("llama"), method="wina", keep=0.5)
     assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"informed": "gaet"},
+        {"informed": ["k", "x"]},
+        {"informed": 5},
+        {"rows": 0},
+        {"rows": "2"},
+        {"rows": 1.5},
+        {"smallest": -5},
+        {"smallest": "0"},
+        {"smallest": True},
+    ],
+)
+def test_options_that_say_nothing_are_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_inputs(captured("llama"), **{"keep": 0.5, "smallest": 0, **asked})
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_informed_layers_are_those_that_are_named() -> None:
+    program = captured("llama")
+    for informed, roles in ((None, {"k", "gate"}), ((), set()), ("gate", {"gate"}), (["q"], {"q"})):
+        plan = plan_inputs(program, keep=0.5, smallest=0, informed=informed)
+        assert {role_of(s.site) for s in plan.steps if s.rule == "weight-norm"} == roles
+
+
+def test_a_method_without_its_layers_says_which_there_are() -> None:
+    with pytest.raises(UnsupportedGraph, match="no linear layer where 'cats'") as caught:
+        plan_inputs(captured("phi3"), method="cats", keep=0.5, smallest=0)
+    assert "gate_up" in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"rotate": True}, {"method": "r-sparse"}, {}])
+def test_thresholds_keep_on_the_texts_what_steps_say(options: dict[str, Any]) -> None:
+    """Of the program that will run: its inputs are rotated ones where that is planned."""
+    program = captured("llama", torch.float64)
+    plan = plan_inputs(
+        program, keep=0.5, calibration=texts(8), smallest=0, gate="threshold", step=0.2, **options
+    )
+    runs_on = program
+    if options.get("rotate"):
+        runs_on = rotate_inputs(program, [s for s in plan.steps if s.kind == "rotate_inputs"])[0]
+    runs = record_blocks(runs_on, text_inputs(program, texts(8)))
+    nodes = projections(runs.module.graph)
+    checked = 0
+    for step in plan.steps:
+        if step.kind != "sparsify_inputs" or step.keep >= 1.0:
+            continue
+        node = nodes[step.site]
+        values: Any = [v[node.args[0]] for v in runs.values]  # type: ignore[index]
+        scores = torch.cat([runs.score(node, x, step.rule).reshape(-1) for x in values])
+        above = float((scores > step.options["threshold"]).double().mean())
+        assert above == pytest.approx(step.keep, abs=0.01), step.site
+        checked += 1
+    assert checked > 5
