@@ -85,10 +85,12 @@ def compile(
         program = capture(model)
     with clock("compare"), torch.no_grad():
         check_program(program, model)
+    where: dict[str, Any] = {"device": getattr(chosen, "device", None) or "cpu"}
     with clock("plan"):
         made = plan or plan_inputs(
-            program, method=method, keep=float(keep or 1.0), calibration=calibration, **options
-        )
+            program, method=method, keep=float(keep or 1.0), calibration=calibration,
+            **(where | options),
+        )  # fmt: skip
     with clock("rewrite"):
         smaller, records = apply_with_records(program, made)
     with written(place, force=force) as scratch:

@@ -5,7 +5,9 @@ This is the one place that knows: passes carry out what is planned, whatever the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from prunepass.errors import UnsupportedGraph
 from prunepass.planners.block_runs import Layer
@@ -19,9 +21,29 @@ layer is among the results that it is held against, while it would let layers of
 eighth of these numbers read fewer inputs.
 """
 
-FIXED, SEARCH = 1 << 19, 1000
-"""Bytes of weight that can be read in the time that a sparse product takes besides reading: at all,
-and to find out for one input whether it stays. From `scripts/bench_sparse --linear --shape ...`."""
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a sparse product takes besides reading, in bytes of weight that can be read meanwhile.
+
+    Attributes:
+        fixed: At all.
+        search: To find out for one input whether it stays.
+    """
+
+    fixed: int
+    search: int
+
+
+OVERHEADS: Mapping[str, Overhead] = MappingProxyType(
+    {
+        # From `scripts/bench_sparse --linear --shape ...`.
+        "cpu": Overhead(1 << 19, 1000),
+        # Reckoned and not measured: some four microseconds of a GPU that reads 4 TB a second, so
+        # that a layer is left dense rather than made slower. `scripts/bench_gpu` measures it.
+        "cuda": Overhead(1 << 24, 500),
+    }
+)
 
 ROWS = 0.75
 """Share of the weight that all rows together may read and still gain: a dense product reads it once
@@ -49,15 +71,17 @@ def large_enough(layers: Sequence[Layer], smallest: int) -> list[Layer]:
     return found
 
 
-def pays(layer: Layer, keep: float, *, width: int) -> bool:
+def pays(layer: Layer, keep: float, *, width: int, device: str = "cpu") -> bool:
     """Whether a layer is faster where it reads a share of its inputs.
 
     Args:
         layer: The layer.
         keep: The share, in (0, 1].
         width: Bytes of a number of its weight.
+        device: Where it is run, one of `OVERHEADS`.
     """
-    return (1.0 - keep) * layer.numbers * width >= FIXED + SEARCH * layer.inputs
+    besides = OVERHEADS[device]
+    return (1.0 - keep) * layer.numbers * width >= besides.fixed + besides.search * layer.inputs
 
 
 def rows_that_gain(keep: float) -> int:

@@ -11,7 +11,7 @@ from torch.fx import Graph, Node
 from prunepass.analyse.flops import macs
 from prunepass.analyse.projections import block_of, projections, role_of
 from prunepass.analyse.sites import fingerprint
-from prunepass.errors import UnsupportedGraph, UsageError
+from prunepass.errors import UnsupportedGraph, UsageError, looked_up
 from prunepass.graph import meta
 from prunepass.kernels.sparse_linear import checked_count
 from prunepass.passes.rotate_inputs import rotate_inputs
@@ -20,7 +20,13 @@ from prunepass.planners.decoder_texts import text_inputs
 from prunepass.planners.greedy_allocation import STEP, allocate_greedily
 from prunepass.planners.input_methods import ALL, InputMethod, input_method
 from prunepass.planners.rotation import rotation_note, rotations, turning_macs
-from prunepass.planners.sparse_gain import SMALLEST, large_enough, pays, rows_that_gain
+from prunepass.planners.sparse_gain import (
+    OVERHEADS,
+    SMALLEST,
+    large_enough,
+    pays,
+    rows_that_gain,
+)
 from prunepass.plans import Plain, Plan, Step, check_share
 from prunepass.rules.input_table import input_rule
 
@@ -37,6 +43,7 @@ def plan_inputs(
     smallest: int = SMALLEST,
     rows: int | None = None,
     step: float = STEP,
+    device: str = "cpu",
 ) -> Plan:
     """A plan that lets the linear layers of a decoder read a share of their inputs.
 
@@ -59,6 +66,7 @@ def plan_inputs(
         rows: Tokens at once up to which the product is sparse; None for as many as read less
             together than a dense product does, each of them its own rows of the weight.
         step: How finely layers share out, see `greedy_allocation.STEP`.
+        device: Where the layers will run, `cpu` or `cuda`: which of them gain depends on it.
 
     Raises:
         PlanError: `keep` is outside (0, 1], or a text is empty or holds unknown tokens.
@@ -68,6 +76,7 @@ def plan_inputs(
     chosen = input_method(method)
     check_share(keep)
     _check_gate(gate, calibration)
+    looked_up(OVERHEADS, device, "device", UsageError)
     _check_numbers(rows, smallest)
     every = _layers(program, chosen, _roles(informed))
     layers = large_enough(every, smallest)
@@ -80,7 +89,7 @@ def plan_inputs(
         turned = rotate_inputs(program, turns)[0] if turns else program
         runs = record_blocks(turned, text_inputs(program, calibration))
     shares = _shares(layers, runs, float(keep), step)
-    slow = _slow(program, layers, shares) if smallest else []
+    slow = _slow(program, layers, shares, device) if smallest else []
     shares |= dict.fromkeys(slow, 1.0)
     # A layer with a threshold has it checked for each input, so none where all are read.
     gated = [x for x in layers if shares[x.site] < 1.0] if gate == "threshold" else []
@@ -187,11 +196,11 @@ def _shares(
 
 
 def _slow(
-    program: ExportedProgram, layers: Sequence[Layer], shares: Mapping[str, float]
+    program: ExportedProgram, layers: Sequence[Layer], shares: Mapping[str, float], device: str
 ) -> list[str]:
     """Sites of layers that would lose time by their shares."""
     width = max(p.element_size() for p in program.parameters())
-    return [layer.site for layer in layers if not pays(layer, shares[layer.site], width=width)]
+    return [x.site for x in layers if not pays(x, shares[x.site], width=width, device=device)]
 
 
 def _step(layer: Layer, keep: float, method: InputMethod, rows: int, limit: float | None) -> Step:

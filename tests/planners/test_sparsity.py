@@ -157,6 +157,7 @@ def test_a_model_is_no_program() -> None:
         {"smallest": -5},
         {"smallest": "0"},
         {"smallest": True},
+        {"device": "tpu"},
     ],
 )
 def test_options_that_say_nothing_are_refused(asked: dict[str, Any]) -> None:
