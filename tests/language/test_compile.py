@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prunepass import language
+from prunepass.backends.aot_inductor import AotInductorBackend
 from prunepass.errors import ModelError, PlanError, PrunepassError, UsageError
 from prunepass.kernels.native import has_native
 from prunepass.language.bench import bench_decoding
@@ -123,6 +124,21 @@ def test_other_backends_say_the_same(
     found = bench_decoding(tmp_path / "b", batches=(1, 2), runs=3)
     assert [row["batch"] for row in found["batches"]] == [1, 2]
     assert found["batches"][0]["speedup"] > 0
+
+
+@pytest.mark.gpu
+def test_a_bundle_for_a_gpu_says_the_same(tmp_path: Path, bundle: language.LanguageBundle) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    there = made(tmp_path / "there", backend=AotInductorBackend(device="cuda"))
+    assert there.folder is not None
+    assert there.device.type == "cuda"
+    prompt = texts(1)[0]
+    right = bundle.generate(prompt, max_new_tokens=6)
+    assert there.generate(prompt, max_new_tokens=6) == right
+    assert there.begin([prompt], room=1).cache.layers[0].is_cuda
+    assert language.load(there.folder).device.type == "cuda"
+    assert bench_decoding(there.folder, runs=3)["batches"][0]["dense_ms"] > 0
 
 
 def test_a_plan_made_before_is_carried_out(tmp_path: Path) -> None:
