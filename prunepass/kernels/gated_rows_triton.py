@@ -17,10 +17,11 @@ import triton.language as tl
 @triton.jit
 def pattern(score):
     """The bits of scores >= 0, as numbers >= 0 that are ordered as the scores."""
+    # Without the sign, which a NaN may have.
     if score.dtype == tl.float32:
-        found = score.to(tl.int32, bitcast=True)
+        found = score.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     else:
-        found = score.to(tl.int16, bitcast=True).to(tl.int32)
+        found = score.to(tl.int16, bitcast=True).to(tl.int32) & 0x7FFF
     return found
 
 

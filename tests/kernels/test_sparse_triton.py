@@ -69,6 +69,15 @@ score = torch.tensor([[0.0, 1e-40, 1e-30, 3e38, float("inf"), 2.0]])
 for keep, stay in ((1, [4]), (2, [3, 4]), (5, [1, 2, 3, 4, 5]), (6, [0, 1, 2, 3, 4, 5])):
     found = gated_rows(torch.ones(1, 6), score, torch.eye(6), keep, -1.0)
     assert found.nonzero()[:, 1].tolist() == stay, (keep, found)
+# What is no number lies above all, whatever its sign; the answer is none then.
+for dtype in DTYPES:
+    tile = narrow(tile_for(6, 6, dtype.itemsize), dtype)
+    score = torch.tensor([[1.0, 2.0, float("inf"), 3.0, 4.0, float("nan")]]).to(dtype)
+    for signed in (score, torch.where(score.isnan(), -score, score)):
+        for keep, threshold in ((1, -1.0), (1, 1e30 if dtype is torch.float32 else 6e4)):
+            found = gated_rows(torch.ones(1, 6).to(dtype), signed, torch.eye(6).to(dtype), keep,
+                               threshold, tile)
+            assert found[0, 5] == 1, (dtype, signed, keep, threshold, found)
 assert gated_rows(torch.ones(0, 6), torch.ones(0, 6), torch.eye(6), 3, -1.0).shape == (0, 6)
 print("equal")
 """
