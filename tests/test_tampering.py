@@ -52,6 +52,7 @@ def text(backend: str) -> LanguageManifest:
     return LanguageManifest(
         backend=backend, model="m", method="wina", weights="random", layers=2, cache=(2, 4),
         vocabulary=40, context=64, stop=(2,), dtype="float32", macs_dense=2, macs=1,
+        macs_above=((1, 2),),
     )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ class Standing:
         batch: Examples of a run.
         timing: Its runs.
         gain: Over the first subject; None of that one itself.
+        macs_ratio: Multiply-accumulates at this batch relative to the first subject, where both
+            are known.
         realised: Speed-up times the share of MACs: 1 where every saved operation became saved
             time. None where MACs are not known.
     """
@@ -30,6 +32,7 @@ class Standing:
     batch: int
     timing: Timing
     gain: Gain | None
+    macs_ratio: float | None
     realised: float | None
 
     @property
@@ -42,7 +45,7 @@ class Standing:
         return {
             "name": self.subject.name, "batch": self.batch, **self.timing.to_dict(),
             f"{self.subject.unit}_per_second": self.per_second, **told(self.gain),
-            "realised": self.realised,
+            "macs_ratio": self.macs_ratio, "realised": self.realised,
         }  # fmt: skip
 
 
@@ -94,10 +97,10 @@ def side_by_side(
     for subject in subjects:
         timing = timings[subject.name]
         gained = None if subject is first else gain(timings[first.name], timing)
-        share = macs_ratio(subject, first)
+        share = macs_ratio(subject, first, batch=batch)
         found.append(
             Standing(
-                subject=subject, batch=batch, timing=timing, gain=gained,
+                subject=subject, batch=batch, timing=timing, gain=gained, macs_ratio=share,
                 realised=gained.ratio * share if gained and share is not None else None,
             )
         )  # fmt: skip
@@ -129,9 +132,10 @@ def sweep(
     return found
 
 
-def macs_ratio(subject: Subject, first: Subject) -> float | None:
+def macs_ratio(subject: Subject, first: Subject, *, batch: int) -> float | None:
     """Multiply-accumulates relative to those of another subject, where both are known."""
-    return subject.macs / first.macs if subject.macs and first.macs else None
+    mine, other = subject.macs_at(batch), first.macs_at(batch)
+    return mine / other if mine and other else None
 
 
 def told(found: Gain | None) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class Subject:
         unit: What it takes a batch of: `images`, `tokens` (one more behind a cache), `prompts`
             (with a picture, to the first token).
         takes: What tells inputs apart: those of two subjects must be equal to be compared.
-        macs: Multiply-accumulates for one of them, None where that depends on the prompt.
+        macs_at: Batch -> multiply-accumulates for one of them, None where that depends on the
+            prompt. A token of a batch costs more than one alone where sparse products end.
         batch: The batch size it is fixed to, None for any.
         prepare: Batch -> a run of the engine on random inputs, always the same ones.
     """
@@ -56,7 +57,7 @@ class Subject:
     device: str
     unit: str
     takes: str
-    macs: int | None
+    macs_at: Callable[[int], int | None]
     batch: int | None
     prepare: Callable[[int], Call]
 
@@ -84,7 +85,8 @@ def _of_pictures(folder: Path, threads: int | None, parts: Sequence[str]) -> lis
             name=part, folder=folder, part=part, model=manifest.model,
             method=DENSE if part == DENSE else _method(folder), backend=manifest.backend,
             device=_device(engine), unit="images", takes=json.dumps(dict(manifest.inputs)),
-            macs=manifest.macs_dense if part == DENSE else manifest.macs, batch=manifest.batch,
+            macs_at=_always(manifest.macs_dense if part == DENSE else manifest.macs),
+            batch=manifest.batch,
             prepare=_on(engine, lambda batch: picture_inputs(manifest, batch)),
         )
         for part, engine in engines.items()
@@ -101,7 +103,7 @@ def _of_language(folder: Path, threads: int | None, parts: Sequence[str]) -> lis
             method=DENSE if part == DENSE else told.method, backend=told.backend,
             device=_device(engine), unit="tokens",
             takes=f"{told.layers} {told.cache} {told.vocabulary} {told.dtype}",
-            macs=told.macs_dense if part == DENSE else told.macs, batch=None,
+            macs_at=_always(told.macs_dense) if part == DENSE else told.macs_at, batch=None,
             prepare=_on(engine, lambda n: decoding_inputs(told, batch=n, cached=cached)),
         )
         for part, engine in bundle.engines.items()
@@ -126,9 +128,13 @@ def _of_vision_language(folder: Path, threads: int | None) -> Subject:
     return Subject(
         name=COMPRESSED, folder=folder, part=COMPRESSED, model=told.model, method=told.method,
         backend=told.backend, device=_device(bundle.engines["prefill"]), unit="prompts",
-        takes=f"{told.pixels} {told.image_tokens} {told.vocabulary}", macs=None, batch=None,
-        prepare=prepare,
+        takes=f"{told.pixels} {told.image_tokens} {told.vocabulary}", macs_at=_always(None),
+        batch=None, prepare=prepare,
     )  # fmt: skip
+
+
+def _always(macs: int | None) -> Callable[[int], int | None]:
+    return lambda _: macs
 
 
 def _on(engine: Engine, inputs: Callable[[int], tuple[Tensor, ...]]) -> Callable[[int], Call]:

@@ -109,20 +109,23 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 def _measured(group: list[Subject], words: Namespace, *, say: Say) -> dict[str, Any]:
     """What is found of subjects that take turns."""
     first, last = group[0], group[-1]
-    ratio = macs_ratio(last, first)
     result: dict[str, Any] = {"model": first.model, "backend": first.backend}
     line = f"{first.model}, {first.backend}, {first.device}"
-    if len(group) == 2 and first.macs and last.macs:
-        result |= {"macs_dense": first.macs, "macs": last.macs, "macs_ratio": ratio}
-        line += f": {first.macs / 1e9:.3f} -> {last.macs / 1e9:.3f} GMAC ({ratio:.3f})"
+    sizes = _batches(group, words.batch, say=say)
+    # What does not depend on the batch is told once, what does of the first one; rows have theirs.
+    before, now = (one.macs_at(sizes[0]) for one in (first, last))
+    if len(group) == 2 and before and now:
+        ratio = macs_ratio(last, first, batch=sizes[0])
+        result |= {"macs_dense": before, "macs": now, "macs_ratio": ratio}
+        line += f": {before / 1e9:.3f} -> {now / 1e9:.3f} GMAC ({ratio:.3f})"
+        if any(last.macs_at(size) != now for size in sizes):
+            line += f" at batch {sizes[0]}"
     say(line)
-    result["subjects"] = [_told(subject, first) for subject in group]
+    result["subjects"] = [_told(subject, first, batch=sizes[0]) for subject in group]
     standings = [
-        standing
-        for size in _batches(group, words.batch, say=say)
-        for standing in side_by_side(group, batch=size, runs=words.runs)
+        standing for size in sizes for standing in side_by_side(group, batch=size, runs=words.runs)
     ]
-    show_standings(standings, first, say=say)
+    show_standings(standings, say=say)
     result["batches"] = _by_batch(standings)
     size = standings[-1].batch
     if words.load is not None:
@@ -155,11 +158,11 @@ def _batches(group: Sequence[Subject], asked: Sequence[int], *, say: Say) -> Seq
     return list(fixed)
 
 
-def _told(subject: Subject, first: Subject) -> dict[str, Any]:
+def _told(subject: Subject, first: Subject, *, batch: int) -> dict[str, Any]:
     return {
         "name": subject.name, "bundle": subject.folder.resolve().name, "part": subject.part,
         "method": subject.method, "unit": subject.unit, "device": subject.device,
-        "macs": subject.macs, "macs_ratio": macs_ratio(subject, first),
+        "macs": subject.macs_at(batch), "macs_ratio": macs_ratio(subject, first, batch=batch),
     }  # fmt: skip
 
 
@@ -176,7 +179,7 @@ def _by_batch(standings: Sequence[Standing]) -> list[dict[str, Any]]:
                         f"{part}_quartiles_ms": timing.quartiles_ms}  # fmt: skip
             told = mine[1].to_dict()
             row |= {k: told[k] for k in ("speedup", "speedup_low", "speedup_high", "verdict",
-                                         "realised")}  # fmt: skip
+                                         "macs_ratio", "realised")}  # fmt: skip
         found.append(row)
     return found
 

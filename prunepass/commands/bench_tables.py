@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunepass.benchmark.side_by_side import Standing, UnderLoad, macs_ratio
-from prunepass.benchmark.subjects import Subject
+from prunepass.benchmark.side_by_side import Standing, UnderLoad
 from prunepass.commands.request import Say
 
 _STANDINGS = ("batch", "engine", "MACs", "median", "quartiles", "p99", "a second", "speed-up",
@@ -18,14 +17,14 @@ _SUFFERS = 0.9
 """Share of the gain with few callers below which it is said to suffer from many."""
 
 
-def show_standings(standings: Sequence[Standing], first: Subject, *, say: Say) -> None:
+def show_standings(standings: Sequence[Standing], *, say: Say) -> None:
     """Prints how subjects stand, batch by batch."""
-    say.table(_STANDINGS, [_standing(standing, first) for standing in standings])
+    say.table(_STANDINGS, [_standing(standing) for standing in standings])
 
 
-def _standing(standing: Standing, first: Subject) -> list[str]:
+def _standing(standing: Standing) -> list[str]:
     timing, gain = standing.timing, standing.gain
-    share = macs_ratio(standing.subject, first)
+    share = standing.macs_ratio
     low, high = timing.quartiles_ms
     return [
         str(standing.batch), standing.subject.name, "" if share is None else f"{share:.3f}",

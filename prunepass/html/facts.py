@@ -95,6 +95,7 @@ class Compared:
         before_ms, now_ms: Median of their runs.
         speedup: Of the second one, None where it was not told.
         interval: From where to where that may lie.
+        macs_ratio: MACs of the second one relative to the first, None where not told.
     """
 
     batch: int
@@ -104,6 +105,7 @@ class Compared:
     now_ms: float
     speedup: float | None
     interval: tuple[float, float] | None = None
+    macs_ratio: float | None = None
 
 
 def compared(bench: Mapping[str, Any]) -> list[Compared]:
@@ -114,7 +116,7 @@ def compared(bench: Mapping[str, Any]) -> list[Compared]:
             engines = [
                 {"name": name, "median_ms": row[f"{name}_ms"]} for name in ("dense", "compressed")
             ]
-            engines[1] |= {key: row[key] for key in _GAIN if key in row}
+            engines[1] |= {key: row[key] for key in (*_GAIN, "macs_ratio") if key in row}
         else:
             engines = [e for e in row.get("engines", ()) if {"name", "median_ms"} <= set(e)]
         for engine in engines[1:]:
@@ -125,6 +127,7 @@ def compared(bench: Mapping[str, Any]) -> list[Compared]:
                     before_ms=engines[0]["median_ms"], now_ms=engine["median_ms"],
                     speedup=engine.get("speedup"),
                     interval=None if low is None or high is None else (low, high),
+                    macs_ratio=engine.get("macs_ratio"),
                 )
             )  # fmt: skip
     return found

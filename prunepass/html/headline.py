@@ -36,6 +36,7 @@ def headline(facts: Facts) -> Markup:
     notes = []
     if report["weights"] == "random":
         notes.append("The weights are random: speed and structure only, nothing about quality.")
+    notes += _rows(facts.plan)
     notes.append("Fewer multiply-accumulates are a saving in theory; time is what was measured.")
     return tag(
         "header",
@@ -45,6 +46,17 @@ def headline(facts: Facts) -> Markup:
         tag("dl", *(tag("div", tag("dt", name), tag("dd", text)) for name, text in facts_of)),
         *(tag("p", note, class_="note") for note in [*notes, *facts.missing]),
     )
+
+
+def _rows(plan: Any) -> list[str]:
+    """Up to how many tokens at once a plan lets layers read fewer inputs, if it does."""
+    steps = [s for s in plan.get("steps", ()) if s["kind"] == "sparsify_inputs" and s["keep"] != 1]
+    if not steps:
+        return []
+    bounds = sorted({s["options"].get("rows", 1) for s in steps})
+    most = " to ".join(str(rows) for rows in dict.fromkeys((bounds[0], bounds[-1])))
+    said = "Counted for a token that is decoded alone: layers read fewer inputs for at most"
+    return [f"{said} {most} at once. More, as in a prompt or a larger batch, are dense."]
 
 
 def amount(macs: float) -> str:

@@ -24,15 +24,26 @@ def latency(facts: Facts) -> Markup | None:
         columns = dict.fromkeys((row.before, row.now) for row in found)
         for before, now in columns:
             rows = [
-                (str(row.batch), f"{row.before_ms:.1f} ms", f"{row.now_ms:.1f} ms", _gain(row))
+                (
+                    str(row.batch),
+                    _macs(row),
+                    f"{row.before_ms:.1f} ms",
+                    f"{row.now_ms:.1f} ms",
+                    _gain(row),
+                )
                 for row in found
                 if (row.before, row.now) == (before, now)
             ]
             inside.append(
-                table(("batch", before, now, "speed-up"), rows,
-                      caption="Medians, engines taken in turns", numbers=(1, 2, 3))
+                table(("batch", "MACs", before, now, "speed-up"), rows,
+                      caption="Medians, engines taken in turns", numbers=(1, 2, 3, 4))
             )  # fmt: skip
     return section("latency", "Time", *inside) if inside else None
+
+
+def _macs(row: Compared) -> str:
+    """A share of the first engine's multiply-accumulates, where it was told."""
+    return "" if row.macs_ratio is None else f"{row.macs_ratio:.3f}"
 
 
 def _gain(row: Compared) -> str:

@@ -53,7 +53,7 @@ def bench_decoding(
             "dense_ms": dense.median_ms, "compressed_ms": compressed.median_ms,
             "dense_quartiles_ms": dense.quartiles_ms,
             "compressed_quartiles_ms": compressed.quartiles_ms,
-            "speedup": speedup(dense, compressed),
+            "speedup": speedup(dense, compressed), "macs_ratio": manifest.macs_ratio_at(batch),
         })  # fmt: skip
     return {
         "model": manifest.model, "backend": manifest.backend, "method": manifest.method,

@@ -78,6 +78,9 @@ def compile(words: Namespace, *, backend: Backend | str, say: Say) -> dict[str, 
         say(f"{name:<17} {note}")
     say(f"MACs a token      {manifest.macs_dense / 1e9:.4f} G -> {manifest.macs / 1e9:.4f} G "
         f"({manifest.macs_ratio:.3f})")  # fmt: skip
+    for rows, _ in manifest.macs_above:
+        say(f"                  {manifest.macs_ratio_at(rows + 1):.3f} where more than "
+            f"{rows} are computed at once")  # fmt: skip
     if manifest.weights == "random":
         say("note              random weights: speed and structure only, no quality")
     if isinstance(engine := bundle.engines["compressed"], UnbuiltEngine):

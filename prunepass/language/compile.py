@@ -23,6 +23,7 @@ from prunepass.doctor.findings import Finding
 from prunepass.engines import available, check_engine, examined
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.language.generate import LanguageBundle, load
+from prunepass.language.macs import macs_above
 from prunepass.language.manifest import ENGINES, LanguageManifest
 from prunepass.language.programs import capture
 from prunepass.language.record import as_json
@@ -208,4 +209,5 @@ def _manifest(
         dtype=str(key.dtype).removeprefix("torch."),
         macs_dense=macs(program),
         macs=macs(smaller),
+        macs_above=macs_above(smaller),
     )

@@ -16,7 +16,7 @@ from prunepass.bundle import FILE, is_count, is_text, kind_of
 from prunepass.bundle_files import read_json
 from prunepass.errors import ModelError
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "language"
 ENGINES = ("dense", "compressed")
 
@@ -38,7 +38,9 @@ class LanguageManifest:
         stop: Numbers of the tokens that end an answer.
         dtype: Of weights and cache, e.g. `float32`.
         macs_dense: Multiply-accumulates of the dense engine for one token.
-        macs: Those of the compressed engine.
+        macs: Those of the compressed engine, where it computes one token at a time.
+        macs_above: (R, those of the compressed engine where it computes more than R tokens at
+            once), R ascending: layers that take more tokens than a step allows are dense.
     """
 
     backend: str
@@ -53,11 +55,24 @@ class LanguageManifest:
     dtype: str
     macs_dense: int
     macs: int
+    macs_above: tuple[tuple[int, int], ...]
 
     @property
     def macs_ratio(self) -> float:
-        """MACs of a decoded token relative to the dense engine."""
-        return self.macs / self.macs_dense if self.macs_dense else 1.0
+        """MACs of a token that is decoded alone, relative to the dense engine."""
+        return self.macs_ratio_at(1)
+
+    def macs_at(self, tokens: int) -> int:
+        """MACs of one of so many tokens that the compressed engine computes at once."""
+        found = self.macs
+        for rows, macs in self.macs_above:
+            if tokens > rows:
+                found = macs
+        return found
+
+    def macs_ratio_at(self, tokens: int) -> float:
+        """The same relative to the dense engine."""
+        return self.macs_at(tokens) / self.macs_dense if self.macs_dense else 1.0
 
     def to_json(self) -> str:
         """The manifest as JSON text."""
@@ -96,11 +111,16 @@ def read_language_manifest(folder: Path) -> LanguageManifest:
             f"{path} is damaged", found=", ".join(sorted(wrong))[:200], fix="compile again"
         )
     plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    plain["macs_above"] = tuple(map(tuple, plain["macs_above"]))
     return LanguageManifest(**plain)
 
 
 def _counts(value: object, least: int = 0) -> bool:
     return isinstance(value, list) and all(is_count(item, least) for item in value)
+
+
+def _pairs(value: object) -> bool:
+    return isinstance(value, list) and all(_counts(item) and len(item) == 2 for item in value)
 
 
 _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
@@ -117,5 +137,6 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "dtype": lambda v: is_text(v) and isinstance(getattr(torch, v, None), torch.dtype),
         "macs_dense": is_count,
         "macs": is_count,
+        "macs_above": _pairs,
     }
 )

@@ -46,8 +46,9 @@ def test_standings(folders: list[Path]) -> None:
     assert dense.gain is None
     assert compressed.gain is not None
     assert compressed.gain.low <= compressed.gain.ratio <= compressed.gain.high
-    macs = [s.macs or 0 for s in group]
+    macs = [s.macs_at(3) or 0 for s in group]
     share = macs[1] / macs[0]
+    assert [s.macs_ratio for s in (dense, compressed)] == [1.0, share]
     assert compressed.realised == pytest.approx(compressed.gain.ratio * share, rel=1e-12, abs=0)
     assert dense.per_second == pytest.approx(3e3 / dense.timing.median_ms, rel=1e-12, abs=0)
 

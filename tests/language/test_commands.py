@@ -31,10 +31,22 @@ def test_compile_bench_and_generate(
     assert "allocation        greedy" in told
     assert main(["bench", bundle, "--batch", "1", "--runs", "3"]) == 0
     assert "speed-up" in capsys.readouterr().out
+    assert main(["bench", bundle, "--batch", "8", "1", "--runs", "3", "--json"]) == 0
+    caught = capsys.readouterr()
+    measured = json.loads(caught.out)
+    assert measured["macs_ratio"] == 1.0
+    assert [row["macs_ratio"] < 1.0 for row in measured["batches"]] == [False, True]
+    assert "(1.000) at batch 8" in caught.err
     report = str(tmp_path / "report.html")
     assert main(["report", bundle, "--runs", "3", "-o", report, "--quiet"]) == 0
     text = Path(report).read_text(encoding="utf-8")
-    for said in ("50% of the inputs", "a token", "as fast, measured", "block[1].mlp.down"):
+    for said in (
+        "50% of the inputs",
+        "a token",
+        "as fast, measured",
+        "block[1].mlp.down",
+        "decoded alone: layers read fewer inputs for at most 1 at once",
+    ):
         assert said in text
     assert main(["report", bundle, "--images", str(tmp_path), "-o", "r.html"]) == 2
     assert "sees no picture" in capsys.readouterr().err

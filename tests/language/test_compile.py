@@ -98,6 +98,18 @@ def test_the_record_says_what_was_done(bundle: language.LanguageBundle) -> None:
     assert bundle.manifest.macs_ratio == pytest.approx(record["notes"]["macs_ratio"], abs=2e-3)
 
 
+def test_macs_of_a_token_are_those_of_its_batch(bundle: language.LanguageBundle) -> None:
+    """More tokens than the steps' rows take dense products: nothing is saved there."""
+    told = bundle.manifest
+    ((rows, macs),) = told.macs_above
+    assert macs == told.macs_dense
+    assert told.macs_at(rows) == told.macs < told.macs_at(rows + 1) == told.macs_dense
+    assert told.macs_ratio_at(8) == 1.0
+    assert bundle.folder is not None
+    found = bench_decoding(bundle.folder, batches=(rows, rows + 1), runs=3)
+    assert [row["macs_ratio"] for row in found["batches"]] == [told.macs_ratio, 1.0]
+
+
 def test_a_compressed_engine_is_no_larger_than_the_dense_one(tmp_path: Path) -> None:
     place = made(tmp_path / "b", method="teal").folder
     assert place is not None
@@ -204,7 +216,13 @@ def test_manifest_survives_and_damage_is_told(
     path.write_text(bundle.manifest.to_json())
     assert read_language_manifest(tmp_path) == bundle.manifest
     data = json.loads(bundle.manifest.to_json())
-    for key, value in (("layers", 0), ("dtype", "float33"), ("cache", [1]), ("schema", 9)):
+    for key, value in (
+        ("layers", 0),
+        ("dtype", "float33"),
+        ("cache", [1]),
+        ("schema", 9),
+        ("macs_above", [[1]]),
+    ):
         path.write_text(json.dumps({**data, key: value}))
         with pytest.raises(ModelError, match=r"damaged|another version"):
             read_language_manifest(tmp_path)

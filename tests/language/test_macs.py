@@ -4,6 +4,9 @@ import pytest
 
 from prunepass.analyse.flops import macs
 from prunepass.language import decoder_macs
+from prunepass.language.macs import macs_above
+from prunepass.passes.sparsify_inputs import sparsify_inputs
+from prunepass.plans import Step
 from tests.tiny_decoders import captured
 
 # width, keys and values, MLP, layers, vocabulary
@@ -47,3 +50,18 @@ def test_w11_programs_are_counted_alike_but_for_attention() -> None:
     )  # fmt: skip
     attention = 2 * 2 * (2 * 32)  # two layers, one old and one new token, scores and values
     assert macs(captured("llama")) == formula + attention
+
+
+def test_layers_are_dense_above_the_rows_of_their_steps() -> None:
+    """Layers of a hand-written plan may differ in how many tokens they are sparse for."""
+    program = captured("llama")
+    steps = tuple(
+        Step(kind="sparsify_inputs", site=f"block[0].mlp.{role}", rule="magnitude", keep=keep,
+             options={"rows": rows})
+        for role, keep, rows in (("gate", 8, 2), ("up", 24, 4), ("down", 28, 0))
+    )  # fmt: skip
+    dense = macs(program)
+    smaller, _ = sparsify_inputs(program, steps)
+    assert macs(smaller) == dense - (24 + 8) * 56
+    assert macs_above(smaller) == ((2, dense - 8 * 56), (4, dense))
+    assert macs_above(program) == ()
