@@ -13,13 +13,13 @@ from prunepass.agreement import ENGINE, Limit, differences_by_example
 from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.protocol import Backend, Engine
 from prunepass.backends.table import backend as find_backend
-from prunepass.backends.tensorrt import onnx_engine
+from prunepass.backends.tensorrt import missing, onnx_engine
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
 from prunepass.bundle import Manifest, read_manifest
 from prunepass.bundle_files import check_digests, writing
 from prunepass.doctor.before_building import check
 from prunepass.doctor.findings import Finding
-from prunepass.errors import BackendError
+from prunepass.errors import BackendError, UsageError
 from prunepass.specialise import specialise
 
 
@@ -39,6 +39,26 @@ def available(name: str | Backend) -> Backend:
             fix="--device cpu" if there else "--backend eager",
         )  # fmt: skip
     return chosen
+
+
+def check_kind(backend: str | Backend, kind: torch.dtype) -> None:
+    """Nothing, if what runs an engine here computes with weights of a kind.
+
+    ONNX Runtime moves and casts bfloat16 on a CPU, but has no sum, product or norm of it there:
+    `doctor/onnxruntime_kernels.txt`. It runs what is for TensorRT, too, where that is missing.
+
+    Raises:
+        UsageError: It does not.
+    """
+    chosen = available(backend)
+    here = isinstance(chosen, OnnxBackend) and chosen.providers == ("CPUExecutionProvider",)
+    instead = chosen.name == "tensorrt" and missing("tensorrt") is not None
+    if kind is torch.bfloat16 and (here or instead):
+        raise UsageError(
+            f"backend {chosen.name!r} cannot compute in bfloat16 here",
+            found="bfloat16 weights, of which ONNX Runtime has no product or sum on a CPU",
+            fix="--dtype float32, or --backend aot_inductor, which computes in bfloat16",
+        )
 
 
 def build(

@@ -12,11 +12,13 @@ from torch import Tensor
 
 import prunepass
 from prunepass.agreement import Limit
+from prunepass.backends.onnx import OnnxBackend
 from prunepass.backends.tensorrt import TensorRTBackend, missing
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
 from prunepass.bundle_files import write_digests
 from prunepass.compiler import Compiled
-from prunepass.engines import available, check_engine, load_engines
+from prunepass.doctor.kernels import kernels
+from prunepass.engines import available, check_engine, check_kind, load_engines
 from prunepass.errors import BackendError, ModelError, UsageError
 from tests.conftest import Captured
 from tests.tiny_models import images
@@ -148,3 +150,20 @@ def test_a_bundle_with_a_damaged_engine(tmp_path: Path, bundle: Compiled) -> Non
         load_engines(tmp_path)
     with pytest.raises(ModelError, match="not a bundle"):
         load_engines(tmp_path / "none")
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm", "Mul", "Add", "ReduceMean", "Softmax"])
+def test_onnx_runtime_has_no_kernel_of_bfloat16_that_computes(operator: str) -> None:
+    """What `check_kind` refuses by: where this fails, it refuses too much."""
+    assert not any("bfloat16" in t for row in kernels()[operator] for t in row.types.values())
+
+
+def test_kinds_of_weights_that_nothing_here_computes_with_are_refused() -> None:
+    for name in ("onnx", *(["tensorrt"] if missing("tensorrt") else [])):
+        check_kind(name, FLOAT)
+        with pytest.raises(UsageError, match=f"'{name}' cannot compute in bfloat16") as caught:
+            check_kind(name, torch.bfloat16)
+        assert len(str(caught.value).splitlines()) == 3
+    check_kind("aot_inductor", torch.bfloat16)
+    check_kind("eager", torch.bfloat16)
+    check_kind(OnnxBackend(providers=("CUDAExecutionProvider",)), torch.bfloat16)

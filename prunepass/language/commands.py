@@ -14,13 +14,14 @@ from prunepass.backends.protocol import Backend
 from prunepass.backends.tensorrt_engine import UnbuiltEngine
 from prunepass.bundle import read_plan
 from prunepass.bundle_files import check_free
+from prunepass.engines import check_kind
 from prunepass.errors import ModelError, UsageError
 from prunepass.language.compile import compile as compile_model
 from prunepass.language.generate import load
 from prunepass.language.programs import capture
 from prunepass.plans import Plan
 from prunepass.search.inputs import keep_for
-from prunepass.sources.language import load_language
+from prunepass.sources.language import DTYPES, load_language
 from prunepass.terminal import Say
 
 _OTHERS = (
@@ -52,6 +53,8 @@ def compile(words: Namespace, *, backend: Backend | str, say: Say) -> dict[str, 
     check_free(Path(words.output), force=words.force)
     plan = read_plan(Path(words.plan)) if words.plan else None
     keep = None if words.keep is None else _share(words.keep)
+    if words.dtype in DTYPES:
+        check_kind(backend, DTYPES[words.dtype])
     say("loading", stage=True)
     loaded = load_language(words.model, weights=words.weights, dtype=words.dtype)
     texts = None if words.texts is None else read_texts(Path(words.texts), loaded.tokenizer)

@@ -20,7 +20,7 @@ from prunepass.backends.protocol import Backend, Engine
 from prunepass.bundle_files import check_free, write_digests, write_text, written
 from prunepass.doctor.before_building import one_line
 from prunepass.doctor.findings import Finding
-from prunepass.engines import available, check_engine, examined
+from prunepass.engines import available, check_engine, check_kind, examined
 from prunepass.errors import PlanError, UnsupportedGraph
 from prunepass.language.generate import LanguageBundle, load
 from prunepass.language.macs import macs_above
@@ -79,6 +79,8 @@ def compile(
         raise PlanError("a plan needs to know what stays", found="no keep", fix="keep=0.5")
     if keep is not None:
         check_share(keep)
+    for kind in {weight.dtype for weight in model.parameters()}:
+        check_kind(chosen, kind)
     clock = Clock(on_stage)
     config: Any = model.config
     _check_lengths(calibration, context_of(config))

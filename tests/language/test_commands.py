@@ -112,6 +112,7 @@ def test_a_bundle_without_operators_of_ours(
         (["--keep", "0.001", "--smallest", "0"], 1, "between 1 and 32 inputs"),
         (["--keep", "0.5", "--method", "tome"], 2, "no method of sparse activation"),
         (["--keep", "0.5", "--dtype", "int4"], 2, "no dtype called"),
+        (["--keep", "0.5", "--dtype", "bfloat16", "--backend", "onnx"], 2, "--dtype float32, or"),
         (["--keep", "0.5", "--texts", "nowhere.jsonl"], 1, "cannot read texts"),
         (["--keep", "0.5", "--drop-layers", "1"], 2, "--drop-layers"),
         (["--keep", "0.5", "--target", "flops<=0.6"], 2, "nothing else may"),

@@ -169,6 +169,17 @@ def test_bfloat16(tmp_path: Path) -> None:
     assert len(found.generate(texts(1)[0], max_new_tokens=3)) <= 3
 
 
+def test_bfloat16_is_refused_before_a_model_is_captured(tmp_path: Path) -> None:
+    stages: list[str] = []
+    with pytest.raises(UsageError, match="cannot compute in bfloat16") as caught:
+        language.compile(
+            decoder("llama", torch.bfloat16), keep=0.5, backend="onnx", folder=tmp_path / "b",
+            on_stage=stages.append,
+        )  # fmt: skip
+    assert "--backend aot_inductor" in str(caught.value)
+    assert stages == list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
