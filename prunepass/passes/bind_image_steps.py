@@ -79,6 +79,18 @@ def layer_of(step: Step) -> int:
     return int(step.site[len("block[") : step.site.index("]")]) + 1
 
 
+def branches_read(steps: Sequence[Step]) -> list[str]:
+    """Sites whose change of the image tokens the rules of steps read, such as `block[1].mlp`.
+
+    Raises:
+        PlanError: The steps differ in which layers they are.
+    """
+    reading = [s for s in steps if "transition" in image_rule(s.rule).needs and not _keeps_all(s)]
+    last = max(map(layer_of, reading), default=0)
+    layers = [n for n in shared_options(steps).get("accumulate", ()) if 1 <= n <= last]
+    return [f"block[{n - 1}].{branch}" for n in layers for branch in ("attention", "mlp")]
+
+
 def share_of(keep: int | float) -> int | tuple[int, int]:
     """What a step keeps: a count, or a share (part, whole) of the original number."""
     if isinstance(keep, int):

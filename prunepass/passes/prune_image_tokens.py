@@ -26,6 +26,7 @@ from prunepass.passes.bind_image_steps import (
     PROMPT,
     ImageCut,
     bind_image_steps,
+    branches_read,
     shared_options,
 )
 from prunepass.passes.sequence_stages import Lift, Stage
@@ -94,7 +95,7 @@ class _Pruner:
             placed=placed,
             positions=self.options["positions"],
         )
-        self.taps = self._taps()
+        self.taps = self._taps(steps)
         self.transition: Node | None = None
         self.keys: dict[Node, Node] = {}  # of the next layer, as made for the last score
 
@@ -127,26 +128,26 @@ class _Pruner:
         node.args, node.kwargs = self.lift.arguments(node, stage, {}, node)
         self.lift.stage_of[node] = stage
 
-    def _taps(self) -> list[tuple[Node, Node, Node]]:
+    def _taps(self, steps: Sequence[Step]) -> list[tuple[Node, Node, Node]]:
         """(addition, what enters the module, what leaves it), for each module that is read."""
-        last = max(
-            (c.layer for c in self.cuts if "transition" in image_rule(c.step.rule).needs), default=0
-        )
         found = []
         layers = self.options["accumulate"]
-        if last and not [layer for layer in layers if layer <= self.cuts[0].layer]:
+        reads = any("transition" in image_rule(cut.step.rule).needs for cut in self.cuts)
+        if reads and not [layer for layer in layers if layer <= self.cuts[0].layer]:
             raise PlanError(
                 "no transition is known where the first tokens go",
                 found=f"accumulate={layers}, first step behind layer {self.cuts[0].layer}",
                 fix=f"accumulate=[{self.cuts[0].layer}] or an earlier layer",
             )
-        for layer in layers:
-            if not 1 <= layer <= last:
-                continue
-            for branch in ("attention", "mlp"):
-                site = f"block[{layer - 1}].{branch}"
-                source, addition = self.table[f"{site}:input"], self.table[f"{site}:output"]
-                found.append((addition, *branch_ends(self.graph, source, addition)))
+        for site in branches_read(steps):
+            source, addition = (self.table.get(f"{site}:{end}") for end in ("input", "output"))
+            if source is None or addition is None:
+                raise PlanError(
+                    f"there is no {site} whose change of the image tokens could be read",
+                    found=f"accumulate={layers}, and a program without that module",
+                    fix="accumulate layers that are whole, or a rule that reads none: instruction",
+                )
+            found.append((addition, *branch_ends(self.graph, source, addition)))
         return found
 
     def _tap(self, addition: Node, entering: Node, leaving: Node) -> None:

@@ -16,6 +16,7 @@ from prunepass.calibrate import Batch
 from prunepass.errors import ModelError, PlanError, UsageError
 from prunepass.graph import meta
 from prunepass.importance.scores import layer_scores
+from prunepass.passes.bind_image_steps import branches_read
 from prunepass.passes.drop_layers import drop_layers
 from prunepass.planners.layers import lowest
 from prunepass.plans import Step
@@ -70,6 +71,33 @@ def numbers_left(layers: int, sites: Sequence[str]) -> list[int]:
     """Which layers with a cache are left of so many."""
     gone = {s.partition(".")[0] for s in sites if "." not in s or s.endswith(".attention")}
     return [number for number in range(layers) if f"block[{number}]" not in gone]
+
+
+def check_scored(
+    program: ExportedProgram, steps: Sequence[Step], *, method: str, left: Sequence[int]
+) -> None:
+    """Nothing, if a program has the modules that a method scores image tokens by.
+
+    Args:
+        program: A language program, with or without some layers.
+        steps: Of the method, on this program.
+        method: Its name.
+        left: Which layers of the model the program has.
+
+    Raises:
+        PlanError: One was taken out; it is named as the model has it.
+    """
+    there = meta.labelled(program.graph)
+    for site in branches_read(steps):
+        number, branch = int(site[len("block[") : site.index("]")]), site.rpartition(".")[2]
+        # What prunes behind layers that the model has not is refused where it is bound.
+        if number < len(left) and f"{site}:input" not in there:
+            gone = f"block[{left[number]}].{branch}"
+            raise PlanError(
+                f"method {method!r} scores image tokens by how {gone} changes them",
+                found=f"{gone} is taken out",
+                fix=f"leave {gone} in, or a method that scores by no layer's change: instruction",
+            )
 
 
 def chosen_layers(

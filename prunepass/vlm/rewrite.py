@@ -20,7 +20,7 @@ from prunepass.stages import Clock
 from prunepass.vlm.binding import manifest_of
 from prunepass.vlm.cost import PromptCost, check_pays, prompt_cost
 from prunepass.vlm.encoder import Encoder, encoder_of, in_front
-from prunepass.vlm.layers import layers_left, numbers_left, without_layers
+from prunepass.vlm.layers import check_scored, layers_left, numbers_left, without_layers
 from prunepass.vlm.manifest import ENGINES, VlmManifest
 from prunepass.vlm.patches import ImageSize
 from prunepass.vlm.programs import capture_embedding, capture_language
@@ -91,6 +91,8 @@ def rewrite(
         if decode_inputs is not None:
             dense = label_projections(dense)
         inside = () if in_front(steps) else steps
+        left = numbers_left(subject.known.layers, without)
+        check_scored(dense, inside, method=method, left=left)
         manifest = manifest_of(
             subject, encoder, dense, processor_or_layout, method=method, steps=inside,
             positions=_policy(steps), without=without, backend=backend, name=name,

@@ -15,6 +15,7 @@ from prunepass.passes.prune_image_tokens import prune_image_tokens
 from prunepass.plans import Plain, Step
 from prunepass.vlm import prefill_macs
 from prunepass.vlm.cost import check_pays, prompt_macs
+from prunepass.vlm.layers import without_layers
 from prunepass.vlm.programs import capture_language
 from prunepass.vlm.split import split
 from tests.reference.language import prefill
@@ -166,6 +167,15 @@ def test_the_published_counts(llava: Any) -> None:
 def test_what_cannot_be_planned(dense: ExportedProgram, wanted: list[Step], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         prune_image_tokens(dense, wanted)
+
+
+def test_a_module_that_is_read_must_be_there(dense: ExportedProgram) -> None:
+    smaller = without_layers(dense, ["block[1].mlp"])
+    with pytest.raises(PlanError, match=r"there is no block\[1\]\.mlp whose change") as caught:
+        prune_image_tokens(smaller, steps("transition", accumulate=[1, 2, 4]))
+    assert len(str(caught.value).splitlines()) == 3
+    _, record = prune_image_tokens(smaller, steps("transition", accumulate=[1, 4]))
+    assert record.details["taps"] == 4
 
 
 def test_a_program_without_prompts_is_refused() -> None:

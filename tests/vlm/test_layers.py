@@ -144,6 +144,20 @@ def test_every_score_sees_the_layers_of_a_language_model(
         assert all(value != 0 for value in values.values()), name
 
 
+@pytest.mark.parametrize(
+    ("without", "gone"),
+    [(["block[1].mlp"], "block[1].mlp"), (["block[1]", "block[2].mlp"], "block[2].mlp")],
+)
+def test_what_a_method_scores_by_must_be_there(without: list[str], gone: str, llava: Any) -> None:
+    """TransPrune behind layer 2 scores by what that layer changes; behind layer 3 another one."""
+    asked: dict[str, Any] = {"method": "transprune", "keep": (0.5,), "without": without}
+    with pytest.raises(PlanError, match="'transprune' scores image tokens by how") as caught:
+        in_memory(llava, after=(2,), **asked)
+    assert f"found: {gone} is taken out" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 3
+    assert in_memory(llava, after=(3,), **asked).manifest.dropped()[-1] == IMAGE_TOKENS // 2
+
+
 def test_wrong_layers_are_refused(llava: Any) -> None:
     with pytest.raises(PlanError, match="no layer"):
         layers_left(LAYERS, ["block[9]"])
