@@ -8,7 +8,7 @@ the same stored weight.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -36,6 +36,16 @@ OPTIONS: Mapping[str, Any] = {
 }
 
 
+class _Dense(NamedTuple):
+    """Why a layer stays dense, and what to do about it."""
+
+    why: str
+    instead: str
+
+
+_SMALL = "a larger model, or smallest=0 (--smallest 0) for the sake of trying"
+
+
 def sparsify_inputs(
     program: ExportedProgram, steps: Sequence[Step]
 ) -> tuple[ExportedProgram, PassRecord]:
@@ -61,7 +71,7 @@ def edit(module: GraphModule, steps: Sequence[Step]) -> PassRecord:
     """As `sparsify_inputs`, in place, on an opened program."""
     sites = projections(module.graph)
     applied: list[str] = []
-    left: dict[str, str] = {}
+    left: dict[str, _Dense] = {}
     for step in steps:
         node = _bound(step, sites)
         options = {**OPTIONS, **step.options}
@@ -72,13 +82,16 @@ def edit(module: GraphModule, steps: Sequence[Step]) -> PassRecord:
         else:
             left[step.site] = reason
     if steps and not applied and any(step.keep != 1.0 for step in steps):
-        site, reason = next(iter(left.items()))
+        # Of several reasons the one is told that is easily mended.
+        site = next((s for s, reason in left.items() if reason.instead == _SMALL), next(iter(left)))
         raise UnsupportedGraph(
-            "no linear layer of this model gains from reading fewer inputs",
-            found=f"{site}: {reason}" + (f"; {len(left) - 1} more" if len(left) > 1 else ""),
-            fix="a larger model, or smallest=0 (--smallest 0) for the sake of trying",
+            "no linear layer of this plan can read fewer inputs and gain",
+            found=f"{site}: {left[site].why}"
+            + (f"; {len(left) - 1} more" if len(left) > 1 else ""),
+            fix=left[site].instead,
         )
-    return PassRecord("sparsify_inputs", tuple(applied), left=left)
+    why = {site: reason.why for site, reason in left.items()}
+    return PassRecord("sparsify_inputs", tuple(applied), left=why)
 
 
 def _bound(step: Step, sites: Mapping[str, Node]) -> Node:
@@ -128,24 +141,30 @@ def _check_options(options: Mapping[str, Any], site: str) -> None:
 
 def _why_dense(
     module: GraphModule, node: Node, step: Step, options: Mapping[str, Any]
-) -> str | None:
+) -> _Dense | None:
     weight = node.args[1]
     assert isinstance(weight, Node)
     value = meta.value(weight)
     if weight.op != "get_attr" or not value.dtype.is_floating_point or value.is_quantized:
-        return "its weight is not a matrix of floating point (quantised, or computed)"
+        return _Dense(
+            "its weight is not a matrix of floating point (quantised, or computed)",
+            "the model with its original weights, stored as numbers of floating point",
+        )
     others = [n for n in module.graph.nodes if n.op == "get_attr" and n.target == weight.target]
     if len(weight.users) > 1 or len(others) > 1:
-        return "its weight is shared with another layer"
+        return _Dense(
+            "its weight is shared with another layer",
+            "a copy of the weight for each layer that reads it, or a plan for other layers",
+        )
     outputs, inputs = value.shape
     limit = options["threshold"]
     everything = checked_count(step.keep, inputs) == inputs if limit is None else limit < 0
     if everything:
-        return "it keeps all of its inputs"
+        return _Dense("it keeps all of its inputs", "a smaller keep, or a threshold of at least 0")
     if outputs * inputs < options["smallest"]:
-        return f"its weight has {outputs * inputs} numbers, too few to gain"
+        return _Dense(f"its weight has {outputs * inputs} numbers, too few to gain", _SMALL)
     if input_rule(step.rule).score == "gate" and activated_gate(node) is None:
-        return "its MLP has no gate"
+        return _Dense("its MLP has no gate", "the rule magnitude, which asks for none")
     return None
 
 

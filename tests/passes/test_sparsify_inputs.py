@@ -207,8 +207,60 @@ def test_quantised_weights_are_refused_with_a_reason() -> None:
     node = program.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)[0]
     meta.add_label(node, "block[0].mlp:up")
     step = Step(kind="sparsify_inputs", site="block[0].mlp.up", rule="magnitude", keep=0.5)
-    with pytest.raises(UnsupportedGraph, match="quantised"):
+    with pytest.raises(UnsupportedGraph, match="quantised") as caught:
         sparsify_inputs(program, [step])
+    assert "original weights" in str(caught.value)
+    assert "smallest" not in str(caught.value)
+
+
+class Tied(torch.nn.Module):
+    """Two layers of one weight, and one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+        self.alone = torch.nn.Linear(8, 8)
+        self.other.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.alone(self.other(self.one(x)))
+        return found
+
+
+def tied(*roles: str, keep: float = 0.5, **options: Any) -> tuple[Any, list[Step]]:
+    """Its program, and steps for some of its layers: up, gate, down."""
+    program = torch.export.export(Tied(), (torch.randn(1, 8),))
+    linear = torch.ops.aten.linear.default
+    nodes = program.graph.find_nodes(op="call_function", target=linear)
+    for node, role in zip(nodes, ("up", "gate", "down"), strict=True):
+        meta.add_label(node, f"block[0].mlp:{role}")
+    return program, [
+        Step(kind="sparsify_inputs", site=f"block[0].mlp.{role}", rule="magnitude", keep=keep,
+             options=options)
+        for role in roles
+    ]  # fmt: skip
+
+
+def test_the_advice_fits_the_reason() -> None:
+    for (program, planned), why, instead in (
+        (tied("up", "gate"), "shared with another layer; 1 more", "a copy of the weight"),
+        (tied("up", "down", smallest=100), "64 numbers, too few", "smallest=0"),
+        (tied("down", keep=0.99, threshold=-1.0), "keeps all of its inputs", "a smaller keep"),
+    ):
+        with pytest.raises(UnsupportedGraph, match=why) as caught:
+            sparsify_inputs(program, planned)
+        assert f"try:   {instead}" in str(caught.value).replace("a larger model, or ", "")
+        assert len(str(caught.value).splitlines()) == 3
+    _, record = sparsify_inputs(*tied("up", "down"))
+    assert record.applied == ("block[0].mlp.down",)
+    assert record.left == {"block[0].mlp.up": "its weight is shared with another layer"}
+
+
+def test_an_mlp_without_a_gate_is_pointed_to_another_rule() -> None:
+    step = Step(kind="sparsify_inputs", site="block[0].mlp.down", rule="gate-activation", keep=0.5)
+    with pytest.raises(UnsupportedGraph, match="no gate") as caught:
+        sparsify_inputs(captured("phi"), [step])
+    assert "the rule magnitude" in str(caught.value)
 
 
 @pytest.mark.parametrize(
