@@ -6,11 +6,14 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from prunepass.bundle import read_manifest
 from prunepass.commands.request import Say
 from prunepass.commands.words import blocks
+from prunepass.errors import UsageError
 from prunepass.language import commands as language_commands
 from prunepass.language.manifest import is_language_bundle
 from prunepass.vlm import commands as vlm_commands
+from prunepass.vlm.manifest import is_vlm_bundle
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -39,4 +42,11 @@ def run(words: Namespace, *, say: Say) -> dict[str, Any]:
     """Answers a prompt with a bundle."""
     if is_language_bundle(words.bundle):
         return language_commands.generate(words, say=say)
+    if not is_vlm_bundle(words.bundle):
+        told = read_manifest(words.bundle)  # raises where there is none
+        raise UsageError(
+            f"{words.bundle} is the bundle of a model of pictures alone, which answers nothing",
+            found=told.model,
+            fix="a bundle of a language or vision-language model; `prunepass eval` takes this one",
+        )
     return vlm_commands.generate(words, say=say)
