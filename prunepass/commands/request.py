@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from prunepass.bundle import FILE
 from prunepass.calibrate import Batch
 from prunepass.errors import PlanError, UsageError
 from prunepass.planners.methods import DEFAULT, DOWNSAMPLE, method
 from prunepass.plans import Plain
+from prunepass.sources.language import is_language
 from prunepass.sources.model import LoadedModel, load_model
 from prunepass.sources.pictures import find_pictures
+from prunepass.sources.vision_language import is_vision_language
 from prunepass.terminal import Say as Say
 from prunepass.vlm import commands as vlm_commands
 
@@ -20,7 +24,25 @@ BATCH = 16
 
 
 def load(words: Namespace, *, image_size: int | None = None) -> LoadedModel:
-    """The model that the words name, of another picture size if asked."""
+    """The model that the words name, of another picture size if asked.
+
+    Raises:
+        UsageError: They name a bundle, or a model that reads text.
+        ModelError: The model cannot be had.
+    """
+    check_model(words.model)
+    if is_language(words.model):
+        raise UsageError(
+            f"{words.command} does not take language models", found=words.model,
+            fix=f"prunepass inspect {words.model} lists what can read fewer inputs, "
+            "compile --method wina --keep 0.5 -o DIR lets it",
+        )  # fmt: skip
+    if is_vision_language(words.model):
+        raise UsageError(
+            f"{words.command} does not take vision-language models", found=words.model,
+            fix=f"prunepass layers {words.model} scores its layers, "
+            "compile --method transprune -o DIR prunes its image tokens",
+        )  # fmt: skip
     return load_model(
         words.model,
         weights=words.weights,
@@ -29,6 +51,20 @@ def load(words: Namespace, *, image_size: int | None = None) -> LoadedModel:
         std=words.std,
         crop=words.crop,
     )
+
+
+def check_model(spec: str) -> None:
+    """Nothing, unless a word names a bundle.
+
+    Raises:
+        UsageError: It does.
+    """
+    if (Path(spec) / FILE).is_file():
+        raise UsageError(
+            f"{spec} is a bundle, and no model",
+            found=f"{FILE}: it is compiled already",
+            fix=f"prunepass report {spec} -o FILE tells what was done; or name its model",
+        )
 
 
 def labelled_batches(words: Namespace, loaded: LoadedModel) -> Iterator[Batch]:
