@@ -95,22 +95,23 @@ inline void select(const float* score, size_t inputs, size_t keep, float thresho
   kept.resize(count);
 }
 
-// Rows of a weight that are added at once, each times its factor; and those that come next, which
-// are fetched meanwhile: rows lie anywhere, so the processor does not foresee them.
+// Rows of a weight that are added at once, each times its factor.
 template <typename Type>
 struct Rows {
   size_t count = 0;
   const Type* row[kRows];
   float factor[kRows];
-  const Type* next[kRows];
-  size_t coming = 0;
-
-  void fetch(size_t column) const {
-    for (size_t k = 0; k < coming; ++k) __builtin_prefetch(next[k] + column, 0, 2);
-  }
 };
 
-constexpr size_t kLine = 16;  // floats, or pairs of bfloat16, of a line of the cache
+// Fetches the first lines of a row that comes next: rows lie anywhere, so the processor does not
+// foresee where one begins. How it goes on it does foresee; fetching all of it line by line instead
+// kept the processor from reading as fast as memory can be read.
+template <typename Type>
+inline void fetch_head(const Type* row) {
+  constexpr size_t kLine = 64 / sizeof(Type);
+  __builtin_prefetch(row);
+  __builtin_prefetch(row + kLine);
+}
 
 PRUNEPASS_CLONES inline void add(float* __restrict sums, size_t width, const Rows<float>& rows) {
   if (rows.count < kRows) {
@@ -122,13 +123,9 @@ PRUNEPASS_CLONES inline void add(float* __restrict sums, size_t width, const Row
   const float *e = rows.row[4], *f = rows.row[5], *g = rows.row[6], *h = rows.row[7];
   const float p = rows.factor[0], q = rows.factor[1], r = rows.factor[2], s = rows.factor[3];
   const float t = rows.factor[4], u = rows.factor[5], v = rows.factor[6], w = rows.factor[7];
-  for (size_t at = 0; at < width; at += kLine) {
-    rows.fetch(at);
-    const size_t end = std::min(width, at + kLine);
-    for (size_t j = at; j < end; ++j) {
-      sums[j] = (((sums[j] + p * a[j]) + q * b[j]) + r * c[j]) + s * d[j] +
-                (((t * e[j] + u * f[j]) + v * g[j]) + w * h[j]);
-    }
+  for (size_t j = 0; j < width; ++j) {
+    sums[j] = (((sums[j] + p * a[j]) + q * b[j]) + r * c[j]) + s * d[j] +
+              (((t * e[j] + u * f[j]) + v * g[j]) + w * h[j]);
   }
 }
 
@@ -144,14 +141,13 @@ inline float part_of(Pair pair) {
 }
 
 template <bool second>
-__attribute__((always_inline)) inline void add_parts(float* __restrict sums, size_t begin,
-                                                     size_t end, const Pair* const* row,
-                                                     const float* factor) {
+__attribute__((always_inline)) inline void add_parts(float* __restrict sums, size_t pairs,
+                                                     const Pair* const* row, const float* factor) {
   const Pair *a = row[0], *b = row[1], *c = row[2], *d = row[3];
   const Pair *e = row[4], *f = row[5], *g = row[6], *h = row[7];
   const float p = factor[0], q = factor[1], r = factor[2], s = factor[3];
   const float t = factor[4], u = factor[5], v = factor[6], w = factor[7];
-  for (size_t j = begin; j < end; ++j) {
+  for (size_t j = 0; j < pairs; ++j) {
     sums[j] = (((sums[j] + p * part_of<second>(a[j])) + q * part_of<second>(b[j])) +
                r * part_of<second>(c[j])) +
               s * part_of<second>(d[j]) +
@@ -175,12 +171,8 @@ PRUNEPASS_CLONES inline void add(float* __restrict first, float* __restrict seco
     }
     return;
   }
-  for (size_t at = 0; at < pairs; at += kLine) {
-    rows.fetch(2 * at);
-    const size_t end = std::min(pairs, at + kLine);
-    add_parts<false>(first, at, end, row, rows.factor);
-    add_parts<true>(second, at, end, row, rows.factor);
-  }
+  add_parts<false>(first, pairs, row, rows.factor);
+  add_parts<true>(second, pairs, row, rows.factor);
 }
 
 // Sums of at most kWidest columns; those of bfloat16 are held apart, first and second of each pair.
@@ -224,12 +216,12 @@ void columns(const float* x, const Type* weight, Type* y, const std::vector<int3
     sums.clear();
     for (size_t i = 0; i < kept.size(); i += kRows) {
       rows.count = std::min(kRows, kept.size() - i);
-      rows.coming = std::min(kRows, kept.size() - i - rows.count);
       for (size_t k = 0; k < rows.count; ++k) {
         rows.row[k] = place(i + k);
         rows.factor[k] = x[kept[i + k]];
       }
-      for (size_t k = 0; k < rows.coming; ++k) rows.next[k] = place(i + kRows + k);
+      const size_t after = std::min(kept.size(), i + 2 * kRows);
+      for (size_t k = i + kRows; k < after; ++k) fetch_head(place(k));
       sums.add(width, rows);
     }
     sums.write(width, y + at);

@@ -3,6 +3,8 @@
 // They are compiled when a bundle is built and loaded with the bundle. A scan stands in a file as a
 // function too, which ONNX Runtime takes where this library is not there; a sparse product does not.
 
+#include <thread>
+
 #include "gated_rows.h"
 #include "huge_pages.h"
 #include "onnx_interface.h"
@@ -11,7 +13,12 @@
 namespace prunepass {
 namespace {
 
-constexpr size_t kThreads = 4;  // how many may share one product; it is not told
+// How many threads may share one product. A session does not tell how many it has; the processor
+// does, and more blocks than threads cost little.
+size_t most_threads() {
+  static const size_t found = std::clamp<size_t>(std::thread::hardware_concurrency(), 2, 32);
+  return found;
+}
 
 // y = sum over the inputs that matter of x_i times row i of the weight.
 struct GatedLinear {
@@ -70,7 +77,7 @@ struct GatedLinear {
     kept.reserve(inputs);
     for (int64_t r = 0; r < x.rows(); ++r) {
       select(scores + r * inputs, inputs, static_cast<size_t>(keep), threshold, kept);
-      const size_t blocks = blocks_of(outputs, kThreads);
+      const size_t blocks = blocks_of(outputs, most_threads());
       TRY(in_parallel(api, context, blocks, [&](size_t number) {
         columns(xs + r * inputs, weights, ys + r * outputs, kept, outputs,
                 outputs * number / blocks, outputs * (number + 1) / blocks);
