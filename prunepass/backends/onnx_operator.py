@@ -32,9 +32,18 @@ def add_operators(program: ExportedProgram, folder: Path) -> None:
     """Puts the compiled operators into a folder, if the program has use for them.
 
     Raises:
-        BackendError: The program cannot do without, and no compiler is there, or it fails.
+        BackendError: The program cannot do without, and no compiler is there, it fails, or what is
+            to be computed is not of float32.
     """
-    needed = any(node.target is GATED_LINEAR for node in program.graph.nodes)
+    sparse = [node for node in program.graph.nodes if node.target is GATED_LINEAR]
+    kinds = {node.meta["val"].dtype for node in sparse} - {torch.float32}
+    if kinds:
+        raise BackendError(
+            "the sparse operator for ONNX Runtime computes in float32",
+            found=f"sparse products of {', '.join(sorted(map(str, kinds)))}",
+            fix="a model in float32, --backend aot_inductor, or --portable, which gains nothing",
+        )
+    needed = bool(sparse)
     if not needed and not any(_is_float_scan(node) for node in program.graph.nodes):
         return
     try:

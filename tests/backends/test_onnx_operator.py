@@ -32,8 +32,8 @@ class Gated(nn.Module):
         return gated_linear(x, x.abs(), self.weight, KEEP, self.threshold, self.rows)
 
 
-def program(module: nn.Module) -> ExportedProgram:
-    x = torch.randn(2, 3, INPUTS)
+def program(module: nn.Module, dtype: torch.dtype = torch.float32) -> ExportedProgram:
+    x = torch.randn(2, 3, INPUTS, dtype=dtype)
     shapes = ({0: Dim("batch", min=1), 1: Dim("tokens", min=1)},)
     return torch.export.export(module.eval(), (x,), dynamic_shapes=shapes, strict=False)
 
@@ -93,6 +93,17 @@ def test_operator_refuses_what_it_would_read_past(
     feeds = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     with pytest.raises(Exception, match=why):
         session.run(None, feeds)
+
+
+def test_sparse_products_of_other_numbers_are_refused_before_a_file_is_written(
+    tmp_path: Path,
+) -> None:
+    made = program(Gated().half(), torch.float16)
+    with pytest.raises(BackendError, match="computes in float32") as caught:
+        OnnxBackend().build(made, tmp_path)
+    assert len(str(caught.value).splitlines()) == 3
+    assert not list(tmp_path.iterdir())
+    assert OnnxBackend(portable=True).build(made, tmp_path).path is not None
 
 
 def test_a_folder_without_its_operator_or_with_a_damaged_one(tmp_path: Path) -> None:
